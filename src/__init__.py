@@ -1,0 +1,1 @@
+"""MiDaS on MindSpore: network, losses, data, training and evaluation."""

@@ -1,0 +1,117 @@
+"""Which device a script runs on: choice, context and distributed start.
+
+mindspore is imported inside the functions: what the environment must say has to be said before its first import.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Optional
+
+from src.errors import MidasError, UsageError
+
+ONEDNN_ISA = "ONEDNN_MAX_CPU_ISA"
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device of this process.
+
+    Attributes:
+        target: ``Ascend``, ``GPU`` or ``CPU``.
+        device_id: Number of the device on this machine.
+        rank: Number of this process among ``world`` data-parallel ones.
+        world: How many processes train together; 1 unless distributed.
+    """
+
+    target: str
+    device_id: int
+    rank: int = 0
+    world: int = 1
+
+
+def guard_cpu_convolution(device_target: str) -> None:
+    """Keeps MindSpore 2.9 and later away from oneDNN's reference convolution on AVX-512 processors.
+
+    There a plain 3x3 convolution takes more than 100 times as long as it should; limiting oneDNN to AVX2 cures it.
+    Does nothing for other versions and devices, or where the user has set ``ONEDNN_MAX_CPU_ISA``. Must be called
+    before the first import of mindspore; says on stderr what it does.
+
+    Args:
+        device_target: As configured: ``auto``, ``Ascend``, ``GPU`` or ``CPU``.
+    """
+    if device_target not in ("auto", "CPU") or ONEDNN_ISA in os.environ:
+        return
+    try:
+        major, minor = (int(part) for part in version("mindspore").split(".")[:2])
+    except PackageNotFoundError:
+        return  # a development build, or none at all: the import will tell
+    if (major, minor) >= (2, 9):
+        os.environ[ONEDNN_ISA] = "AVX2"
+        print(
+            f"MindSpore {major}.{minor} is slow at CPU convolutions on AVX-512: {ONEDNN_ISA}=AVX2 is set",
+            file=sys.stderr,
+        )
+
+
+def setup_device(
+    device_target: str,
+    device_id: int,
+    seed: int,
+    run_distribute: bool = False,
+    compile_cache: Optional[Path] = None,
+) -> Device:
+    """Chooses the device and sets MindSpore up for it in graph mode.
+
+    Args:
+        device_target: ``auto`` or a device, which must then be there.
+        device_id: Which of several devices; the launcher decides in a distributed run.
+        seed: Seeds MindSpore's initialisers.
+        run_distribute: Join the data-parallel group that ``msrun`` (or mpirun, or a rank table) started.
+        compile_cache: Folder to keep compiled graphs in, or None.
+
+    Returns:
+        The device of this process.
+
+    Raises:
+        UsageError: If the device is not available.
+        MidasError: If the distributed group cannot be joined.
+    """
+    guard_cpu_convolution(device_target)
+    import mindspore as ms
+
+    if device_target == "auto":
+        # MindSpore's own default is the best device whose plugin it could load: Ascend, else GPU, else CPU.
+        device_target = ms.get_context("device_target")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        if run_distribute or device_target == "CPU":
+            ms.set_device(device_target)
+        else:
+            ms.set_device(device_target, device_id)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"device_target {device_target}, device_id {device_id}: not available here ({reason})"
+        ) from None
+    if compile_cache is not None:
+        compile_cache.mkdir(parents=True, exist_ok=True)
+        ms.set_context(enable_compile_cache=True, compile_cache_path=str(compile_cache))
+    ms.set_seed(seed)
+    if not run_distribute:
+        return Device(device_target, 0 if device_target == "CPU" else device_id)
+
+    from mindspore import communication
+
+    try:
+        communication.init()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MidasError(
+            f"run_distribute: start the script with msrun (scripts/run_distribute_train.sh); {reason}"
+        ) from None
+    rank, world = communication.get_rank(), communication.get_group_size()
+    ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world)
+    return Device(device_target, ms.get_context("device_id"), rank, world)

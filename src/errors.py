@@ -1,0 +1,45 @@
+"""The faults that this project expects, and how a script reports them.
+
+Exit status of every script: 0 all went well, 2 wrong usage or configuration, 1 the run itself failed (or part of
+its input was bad and had to be left out).
+"""
+
+import sys
+from typing import Callable, Optional
+
+
+class MidasError(Exception):
+    """An anticipated fault. Its text is one line: file or key, what was expected, what was found."""
+
+    exit_status = 1
+
+
+class UsageError(MidasError):
+    """Wrong command line or configuration."""
+
+    exit_status = 2
+
+
+class DataError(MidasError):
+    """A file that is missing, truncated, or not what its place in a data set says it is."""
+
+
+class CheckpointError(MidasError):
+    """Weights that cannot be read or do not fit the network."""
+
+
+def run_script(main: Callable[[], Optional[int]]) -> None:
+    """Runs ``main`` and ends the process: anticipated faults become one line on stderr, others keep a traceback.
+
+    Args:
+        main: The script; its return value is the exit status (None means 0).
+    """
+    try:
+        status = main()
+    except MidasError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)

@@ -1,0 +1,1 @@
+"""Transforms, the training data source and the weight conversion."""
