@@ -1,0 +1,132 @@
+"""src/loss.py against hand-worked numbers and against torch autograd in float64."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+
+from src.loss import ScaleAndShiftInvariantLoss, align_scale_shift, create_loss
+
+
+def torch_loss(prediction, mask, target, alpha=0.5):
+    """The formula of the paper, image by image, with a linear solver instead of moments."""
+    total_mask = mask.sum()
+    if total_mask == 0:
+        return prediction.sum() * 0
+    residuals = []
+    for p, m, t in zip(prediction, mask, target):
+        valid = m > 0
+        design = torch.stack([p[valid], torch.ones_like(p[valid])], dim=1)
+        if valid.sum() < 2 or p[valid].max() == p[valid].min():
+            scale = shift = p.sum() * 0
+        else:
+            scale, shift = torch.linalg.solve(design.T @ design, design.T @ t[valid])
+        residuals.append(scale * p + shift - t)
+    residual = torch.stack(residuals)
+    loss = (mask * residual**2).sum() / (2 * total_mask)
+    for step in (1, 2, 4, 8):
+        r, m = residual[:, ::step, ::step], mask[:, ::step, ::step]
+        if m.sum() == 0:
+            continue
+        horizontal = ((r[:, :, 1:] - r[:, :, :-1]).abs() * m[:, :, 1:] * m[:, :, :-1]).sum()
+        vertical = ((r[:, 1:] - r[:, :-1]).abs() * m[:, 1:] * m[:, :-1]).sum()
+        loss = loss + alpha * (horizontal + vertical) / m.sum()
+    return loss
+
+
+@pytest.fixture(scope="module")
+def loss_and_gradient():
+    ms.set_context(mode=ms.GRAPH_MODE)
+    return ms.value_and_grad(ScaleAndShiftInvariantLoss(), grad_position=0)
+
+
+def evaluate(function, prediction, mask, target):
+    value, gradient = function(*(ms.Tensor(x.astype(np.float32)) for x in (prediction, mask, target)))
+    return float(value), gradient.asnumpy()
+
+
+def random_batch(seed, shape=(3, 32, 64)):
+    rng = np.random.default_rng(seed)
+    target = rng.uniform(0, 255, shape).astype(np.float32)
+    prediction = (0.02 * target + rng.uniform(0, 3, shape)).astype(np.float32)
+    return prediction, np.ones(shape, np.float32), target
+
+
+def cases():
+    prediction, mask, target = random_batch(0)
+    rng = np.random.default_rng(1)
+    yield "full mask", prediction, mask, target
+    yield "partial masks", prediction, (rng.random(mask.shape) < 0.4).astype(np.float32), target
+    one_empty = mask.copy()
+    one_empty[1] = 0
+    yield "one image without ground truth", prediction, one_empty, target
+    yield "empty mask", prediction, mask * 0, target
+    constant = prediction.copy()
+    constant[2] = 0.3
+    yield "one constant prediction", constant, mask, target
+    yield "all constant", np.full_like(prediction, 7.7), mask, target
+    yield "all zero", np.zeros_like(prediction), mask, target
+    one_pixel = mask * 0
+    one_pixel[:, 8, 8] = 1
+    yield "one valid pixel an image", prediction, one_pixel, target
+    yield "small variation around a large mean", prediction * 1e-2 + 50, mask, target
+    yield "anti-correlated", prediction.max() - prediction, mask, target
+
+
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case[0])
+def test_value_and_gradient_equal_torch(loss_and_gradient, case):
+    _, prediction, mask, target = case
+    value, gradient = evaluate(loss_and_gradient, prediction, mask, target)
+    tensors = [torch.tensor(x, dtype=torch.float64) for x in (prediction, mask, target)]
+    tensors[0].requires_grad_(True)
+    expected = torch_loss(*tensors)
+    expected.backward()
+    expected_gradient = tensors[0].grad.numpy()
+    assert np.isfinite(gradient).all()
+    assert value == pytest.approx(expected.item(), rel=1e-5)
+    # float32 input of 50 +- 0.05 holds 14 bits of the variation: that case alone cannot reach 1e-5
+    tolerance = 1e-3 if "large mean" in case[0] else 1e-5
+    assert np.abs(gradient - expected_gradient).max() <= tolerance * max(np.abs(expected_gradient).max(), 1e-30)
+
+
+def test_by_hand(loss_and_gradient):
+    # One image of 16x16, valid in the first row's first three pixels: prediction 0, 1, 2, target 1, 1, 4.
+    # Least squares: mean p 1, mean t 2, scale = ((-1)(-1) + 0 + 1 * 2) / 2 = 1.5, shift = 2 - 1.5 = 0.5.
+    # Residuals 0.5 - 1, 2 - 1, 3.5 - 4 = -0.5, 1, -0.5: data = (0.25 + 1 + 0.25) / (2 * 3) = 0.25.
+    # Gradients: scale 1: (1.5 + 1.5) / 3 = 1; scale 2 has pixels 0 and 2: |0| / 2 = 0; scales 4, 8: one valid pixel, 0.
+    prediction, mask, target = (np.zeros((1, 16, 16)) for _ in range(3))
+    prediction[0, 0, :3], target[0, 0, :3], mask[0, 0, :3] = (0, 1, 2), (1, 1, 4), 1
+    value, _ = evaluate(loss_and_gradient, prediction, mask, target)
+    assert value == pytest.approx(0.25 + 0.5 * 1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(7.0, 0.0), (1.0, 12.0), (0.05, 3.0), (300.0, -40.0)])
+def test_invariant_to_scale_and_shift_of_the_prediction(loss_and_gradient, scale, shift):
+    prediction, mask, target = random_batch(5)
+    mask[:, :, ::3] = 0
+    plain, _ = evaluate(loss_and_gradient, prediction, mask, target)
+    moved, _ = evaluate(loss_and_gradient, scale * prediction + shift, mask, target)
+    assert moved == pytest.approx(plain, rel=1e-5)
+
+
+def test_full_image_size_keeps_its_digits(loss_and_gradient):
+    prediction, mask, target = random_batch(6, (2, 384, 384))
+    value, gradient = evaluate(loss_and_gradient, prediction, mask, target)
+    tensors = [torch.tensor(x, dtype=torch.float64) for x in (prediction, mask, target)]
+    tensors[0].requires_grad_(True)
+    expected = torch_loss(*tensors)
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-5)
+    assert np.abs(gradient - tensors[0].grad.numpy()).max() <= 1e-5 * np.abs(tensors[0].grad.numpy()).max()
+
+
+def test_alignment_recovers_a_known_scale_and_shift():
+    prediction, mask, _ = random_batch(7)
+    scale, shift = align_scale_shift(ms.Tensor(prediction), ms.Tensor(mask), ms.Tensor(-2.5 * prediction + 4))
+    assert scale.asnumpy() == pytest.approx(np.full((3, 1, 1), -2.5), rel=1e-5)
+    assert shift.asnumpy() == pytest.approx(np.full((3, 1, 1), 4.0), rel=1e-5)
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="ssi_mse"):
+        create_loss("l2")
