@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Makes .venv, installs requirements-dev.txt and runs linters and tests. Arguments go to pytest.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+make_environment requirements-dev.txt
+cd "$REPOSITORY"
+bin=$(dirname "$PYTHON")
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/shellcheck" -x scripts/*.sh .ci/run
+exec "$PYTHON" -m pytest "$@"

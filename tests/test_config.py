@@ -1,0 +1,533 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import yaml
+
+from src import config as config_module
+from src.config import COLORMAPS, Config, dump_config, load_config, require_file, require_folder
+from src.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The settings that the document of the 2021 suite lists, with the defaults that are kept from it. The learning
+# rates are those of its results table and of the paper: its settings block swaps encoder and decoder.
+DOCUMENTED_DEFAULTS = {
+    "device_id": 0,
+    "run_distribute": False,
+    "is_modelarts": False,
+    "no_backbone_params_lr": 1e-4,
+    "no_backbone_params_end_lr": 1e-7,
+    "backbone_params_lr": 1e-5,
+    "backbone_params_end_lr": 1e-8,
+    "power": 0.5,
+    "epoch_size": 400,
+    "batch_size": 8,
+    "lr_decay": False,
+    "width_per_group": 8,
+    "groups": 32,
+    "in_channels": 64,
+    "features": 256,
+    "layers": (3, 4, 23, 3),
+    "img_width": 384,
+    "img_height": 384,
+    "nm_img_mean": (0.485, 0.456, 0.406),
+    "nm_img_std": (0.229, 0.224, 0.225),
+    "resize_target": True,
+    "keep_aspect_ratio": False,
+    "ensure_multiple_of": 32,
+    "resize_method": "upper_bound",
+    "data_name": "all",
+    "file_format": "MINDIR",
+}
+# The documented settings whose default named a place on one machine.
+DOCUMENTED_PLACES = {
+    "device_target": "auto",
+    "train_data_dir": str(ROOT / "data"),
+    "datapath_TUM": str(ROOT / "data/TUM"),
+    "datapath_Sintel": str(ROOT / "data/Sintel"),
+    "datapath_ETH3D": str(ROOT / "data/ETH3D"),
+    "datapath_Kitti": str(ROOT / "data/Kitti_raw_data"),
+    "datapath_DIW": str(ROOT / "data/DIW"),
+    "datapath_NYU": (str(ROOT / "data/NYU/nyu.mat"), str(ROOT / "data/NYU/splits.mat")),
+    "ann_file": str(ROOT / "val.json"),
+    "ckpt_path": str(ROOT / "ckpt/Midas_0-600_56_1.ckpt"),
+    "input_path": str(ROOT / "input"),
+    "output_path": str(ROOT / "output"),
+    "model_weights": str(ROOT / "ckpt/Midas_0-600_56_1.ckpt"),
+}
+
+
+def load(*argv):
+    return load_config("Test.", list(argv))
+
+
+def load_yaml(tmp_path, text, *argv):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load("--config_path", str(path), *argv)
+
+
+def fault(function, *args):
+    """The message of the UsageError that the call raises; always a single line."""
+    with pytest.raises(UsageError) as caught:
+        function(*args)
+    assert caught.value.exit_status == 2
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ---- defaults and the shipped files
+
+
+def test_documented_keys_and_defaults():
+    values = dataclasses.asdict(load())
+    for key, expected in {**DOCUMENTED_DEFAULTS, **DOCUMENTED_PLACES}.items():
+        assert values[key] == expected, key
+        assert type(values[key]) is type(expected), key
+
+
+def test_every_key_of_the_file_has_a_type_and_every_type_a_key():
+    keys = list(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
+    assert sorted(keys) == sorted(field.name for field in dataclasses.fields(Config))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_files_load(path):
+    assert isinstance(load("--config_path", str(path)), Config)
+
+
+def test_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load().batch_size = 4
+
+
+def test_argv_none_means_the_command_line_of_the_process(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["midas_train.py", "--batch_size", "3"])
+    assert load_config("Test.").batch_size == 3
+
+
+def test_import_does_no_work_and_needs_no_mindspore():
+    # An unknown flag, a folder without config.yaml and a forbidden import: none of them may matter.
+    code = "import sys; sys.modules['mindspore'] = None; import src.config; print('imported')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "-q"], cwd="/", env=environment, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("imported\n", "")
+
+
+# ---- overrides
+
+
+def test_precedence_file_over_defaults_command_line_over_file(tmp_path):
+    config = load_yaml(tmp_path, "batch_size: 2\nseed: 7\n", "--seed", "9")
+    assert (config.batch_size, config.seed, config.epoch_size) == (2, 9, 400)
+
+
+@pytest.mark.parametrize(
+    ("argv", "key", "expected"),
+    [
+        (["--batch_size", "4"], "batch_size", 4),
+        (["--batch_size=4"], "batch_size", 4),
+        (["--batch_size", "4", "--batch_size", "5"], "batch_size", 5),
+        (["--device_id", "010"], "device_id", 10),
+        (["--layers", "[1,1,1,2]"], "layers", (1, 1, 1, 2)),
+        (["--layers=[1, 1, 1, 2]"], "layers", (1, 1, 1, 2)),
+        (["--nm_img_mean", "[-0.5, 0, 5e-1]"], "nm_img_mean", (-0.5, 0.0, 0.5)),
+        (["--lr_decay", "True"], "lr_decay", True),
+        (["--lr_decay", "yes"], "lr_decay", True),
+        (["--lr_decay=on"], "lr_decay", True),
+        (["--resize_target", "false"], "resize_target", False),
+        (["--backbone_params_lr", "1e-5"], "backbone_params_lr", 1e-5),
+        (["--backbone_params_lr", "2.5E-3"], "backbone_params_lr", 2.5e-3),
+        (["--backbone_params_lr", "1"], "backbone_params_lr", 1.0),
+        (["--backbone_params_end_lr", "0"], "backbone_params_end_lr", 0.0),
+        (["--model_weights", ""], "model_weights", ""),
+        (["--model_weights="], "model_weights", ""),
+        (["--resume", "True"], "resume", True),
+        (["--resume", "no"], "resume", False),
+        (["--resume", "/runs/1.ckpt"], "resume", "/runs/1.ckpt"),
+        (["--output_path", "/a b/c: d #e"], "output_path", "/a b/c: d #e"),
+        (["--output_path=/a=b"], "output_path", "/a=b"),
+        (["--colormap", "none"], "colormap", "none"),
+    ],
+)
+def test_command_line_values(argv, key, expected):
+    value = getattr(load(*argv), key)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "expected"),
+    [
+        ("backbone_params_lr: 1e-5", "backbone_params_lr", 1e-5),
+        ("grad_clip_norm: 1", "grad_clip_norm", 1.0),
+        ("layers:\n  - 1\n  - 2\n  - 3\n  - 4", "layers", (1, 2, 3, 4)),
+        ("lr_decay: yes", "lr_decay", True),
+        ("output_path: 123", "output_path", str(ROOT / "123")),
+        ("resume: runs/last.ckpt", "resume", str(ROOT / "runs/last.ckpt")),
+        ("resume: 'true'", "resume", str(ROOT / "true")),
+        ("\ufeffseed: 3", "seed", 3),
+    ],
+)
+def test_file_values(tmp_path, line, key, expected):
+    value = getattr(load_yaml(tmp_path, line + "\n"), key)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("data_name", "expected"),
+    [
+        ("all", ("Kitti", "Sintel", "TUM", "NYU", "ETH3D", "DIW")),
+        ("KITTI", ("Kitti",)),
+        ("tum, eth3d,TUM", ("TUM", "ETH3D")),
+        ("NYU,All", ("NYU", "Kitti", "Sintel", "TUM", "ETH3D", "DIW")),
+    ],
+)
+def test_data_names(data_name, expected):
+    assert load("--data_name", data_name).data_names == expected
+
+
+def test_arguments_for_network_predictor_and_device():
+    argv = ["--layers", "[1, 2, 3, 4]", "--groups", "2", "--width_per_group", "16", "--in_channels", "8"]
+    config = load(*argv, "--features", "6", "--network_ops", "modelzoo", "--nm_img_std", "[1, 2, 3]")
+    assert config.network == {
+        "layers": (1, 2, 3, 4),
+        "groups": 2,
+        "width_per_group": 16,
+        "in_channels": 8,
+        "features": 6,
+        "network_ops": "modelzoo",
+    }
+    assert config.normalisation == {"mean": (0.485, 0.456, 0.406), "std": (1.0, 2.0, 3.0)}
+    assert config.compile_cache is None
+    assert load("--enable_compile_cache", "yes").compile_cache == ROOT / "output/compile_cache"
+
+
+def test_colormaps_are_those_of_opencv():
+    theirs = {name[len("COLORMAP_") :].lower() for name in dir(cv2) if name.startswith("COLORMAP_")}
+    assert set(COLORMAPS) == theirs
+
+
+# ---- faults
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("batch_size", "0", "an integer >= 1"),
+        ("batch_size", "-3", "an integer >= 1"),
+        ("batch_size", "8.0", "an integer >= 1"),
+        ("batch_size", "1e1", "an integer >= 1"),
+        ("batch_size", "True", "an integer >= 1"),
+        ("batch_size", "'8'", "an integer >= 1"),
+        ("batch_size", "[8]", "an integer >= 1"),
+        ("batch_size", "[8", "an integer >= 1"),
+        ("batch_size", "null", "an integer >= 1"),
+        ("device_id", "-1", "an integer >= 0"),
+        ("seed", "4294967296", "from 0 to 4294967295"),
+        ("lr_decay", "1", "True or False"),
+        ("lr_decay", "maybe", "True or False"),
+        ("lr_decay", "'True'", "True or False"),
+        ("is_modelarts", "True", "train_data_dir"),
+        ("backbone_params_lr", "0", "a number > 0"),
+        ("no_backbone_params_lr", "-1e-4", "a number > 0"),
+        ("backbone_params_lr", "fast", "a number > 0"),
+        ("backbone_params_lr", "True", "a number > 0"),
+        ("backbone_params_lr", "nan", "a number > 0"),
+        ("backbone_params_lr", ".inf", "a number > 0"),
+        ("backbone_params_lr", "1e999", "a number > 0"),
+        ("backbone_params_end_lr", "-1e-8", "a number >= 0"),
+        ("grad_clip_norm", "-1", "a number >= 0"),
+        ("power", "0", "a number > 0"),
+        ("layers", "[3, 4, 23]", "a list of 4 integers >= 1"),
+        ("layers", "[3, 4, 0, 3]", "a list of 4 integers >= 1"),
+        ("layers", "[3, 4, 2.5, 3]", "a list of 4 integers >= 1"),
+        ("layers", "3", "a list of 4 integers >= 1"),
+        ("layers", "{a: 1}", "a list of 4 integers >= 1"),
+        ("nm_img_mean", "[0.5, 0.5]", "a list of 3 numbers"),
+        ("nm_img_mean", "[0.5, nan, 0.5]", "a list of 3 numbers"),
+        ("nm_img_std", "[0.2, 0.2, 0.2, 0.2]", "a list of 3 numbers > 0"),
+        ("nm_img_std", "[0.2, 0, 0.2]", "a list of 3 numbers > 0"),
+        ("img_width", "400", "a positive multiple of 32"),
+        ("img_height", "0", "a positive multiple of 32"),
+        ("img_height", "-32", "a positive multiple of 32"),
+        ("ensure_multiple_of", "16", "a positive multiple of 32"),
+        ("features", "1", "an integer >= 2"),
+        ("groups", "0", "an integer >= 1"),
+        ("device_target", "TPU", "one of auto, Ascend, GPU, CPU"),
+        ("network_ops", "torch", "one of midas, modelzoo"),
+        ("resize_method", "", "one of lower_bound, upper_bound, minimal"),
+        ("loss", "l2", "ssi_mse"),
+        ("eval_protocol", "Paper", "one of paper, modelzoo"),
+        ("eval_shapes", "any", "one of dynamic, static"),
+        ("colormap", "sepia", "inferno"),
+        ("file_format", "mindir", "one of AIR, MINDIR, ONNX"),
+        ("data_name", "Kitti,Cityscapes", "Kitti, Sintel, TUM, NYU, ETH3D, DIW"),
+        ("data_name", "Kitti,", "Kitti, Sintel, TUM, NYU, ETH3D, DIW"),
+        ("datapath_NYU", "[nyu.mat]", "a list of 2 paths"),
+        ("datapath_NYU", "[nyu.mat, '']", "a list of 2 paths"),
+        ("datapath_NYU", "nyu.mat", "a list of 2 paths"),
+        ("train_data_dir", "", "a path"),
+        ("resume", "", "True, False or the path of a checkpoint"),
+    ],
+)
+def test_bad_values_on_the_command_line(key, value, expected):
+    message = fault(load, f"--{key}", value)
+    assert message.startswith(f"command line: {key}: expected ")
+    assert expected in message
+    assert message.endswith(f"found {value or 'nothing'}")
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("batch_size: '8'", "'8'"),
+        ("batch_size: 8.0", "8.0"),
+        ("batch_size:", "nothing"),
+        ("batch_size: &a [*a]", "&a [*a]"),
+        ("batch_size: !!python/object/apply:os.getcwd []", "!!python/object/apply:os.getcwd []"),
+        ("output_path: null", "null"),
+        ("output_path: [a,\n  b]", "[a, b]"),
+        ("loss: !!binary x", "!!binary x"),
+    ],
+)
+def test_bad_values_in_a_file_name_its_line(tmp_path, line, found):
+    message = fault(load_yaml, tmp_path, "# comment\n\n" + line + "\n")
+    key = line.partition(":")[0]
+    assert message.startswith(f"{tmp_path / 'settings.yaml'}:3: {key}: expected ")
+    assert message.endswith(f"found {found}")
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--width_per_group", "4", "--in_channels", "8"], ["in_channels 8 (command line)", "at least 64"]),
+        (["--in_channels", "4"], ["in_channels 4 (command line)", "width_per_group 8 (", "config.yaml:"]),
+        (["--img_width", "416", "--ensure_multiple_of", "64"], ["img_width: ", "ensure_multiple_of 64"]),
+        (["--lr_decay", "yes", "--backbone_params_lr", "1e-9"], ["backbone_params_end_lr: ", "1e-9 (command line)"]),
+    ],
+)
+def test_values_that_contradict_each_other(argv, parts):
+    message = fault(load, *argv)
+    for part in parts:
+        assert part in message
+
+
+def test_values_at_the_limit_of_the_combined_checks_pass():
+    config = load("--in_channels", "8", "--width_per_group", "8", "--backbone_params_lr", "1e-9")
+    assert config.in_channels * config.width_per_group == 64  # and without lr_decay the end rate is not used
+    assert load("--img_width", "448", "--ensure_multiple_of", "64").img_width == 448
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epoch_szie", "3"], "command line: unknown key 'epoch_szie'; did you mean epoch_size?"),
+        (["--batch-size=3"], "command line: unknown key 'batch-size'; did you mean batch_size?"),
+        (["--batch", "3"], "command line: unknown key 'batch'; did you mean batch_size?"),
+        (["--zzz", "3"], "command line: unknown key 'zzz'; --help lists all keys"),
+        (["--", "3"], "command line: unknown key ''; --help lists all keys"),
+        (["--lr_decay"], "command line: lr_decay: expected a value after --lr_decay, found none"),
+        (["--lr_decay", "--seed", "1"], "command line: lr_decay: expected a value after --lr_decay, found none"),
+        (["--config_path"], "command line: config_path: expected a value after --config_path, found none"),
+        (
+            ["--layers", "1", "1", "1", "1"],
+            "command line: expected --key value (a list in quotes: --layers \"[3, 4, 23, 3]\"), found '1'",
+        ),
+        (
+            ["photo.jpg"],
+            "command line: expected --key value (a list in quotes: --layers \"[3, 4, 23, 3]\"), found 'photo.jpg'",
+        ),
+    ],
+)
+def test_bad_command_lines(argv, message):
+    assert fault(load, *argv) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ": expected 'key: value' lines, found an empty file"),
+        ("# only a comment\n", ": expected 'key: value' lines, found an empty file"),
+        ("- 1\n- 2\n", ": expected 'key: value' lines, found a sequence"),
+        ("just text\n", ": expected 'key: value' lines, found a scalar"),
+        ("seed: 1\nlayers: [1, 2\nbatch_size: 3\n", ":3: expected valid YAML: "),
+        ("seed: 1\n\tbatch_size: 3\n", ":2: expected valid YAML: "),
+        ("seed: 1\n---\nseed: 2\n", ":2: expected valid YAML: "),
+        ("seed: \x01\n", ": expected valid YAML: "),
+        ("seed: 1\nbatch_size: 2\nseed: 3\n", ":3: seed: expected once, found again after "),
+        ("seed: 1\n\nepoch_szie: 2\n", ":3: unknown key 'epoch_szie'; did you mean epoch_size?"),
+        ("? [a, b]\n: 1\n", ":1: unknown key '[a, b]'; "),
+        ("config_path: other.yaml\n", ":1: unknown key 'config_path'; "),
+    ],
+)
+def test_bad_files(tmp_path, text, expected):
+    message = fault(load_yaml, tmp_path, text)
+    assert message.startswith(str(tmp_path / "settings.yaml") + expected)
+
+
+def test_unreadable_files(tmp_path):
+    missing = tmp_path / "missing.yaml"
+    assert fault(load, "--config_path", str(missing)) == (
+        f"{missing}: expected a YAML file with settings, found: No such file or directory"
+    )
+    assert fault(load, "--config_path", "~nobody_at_all/a.yaml").startswith(
+        "~nobody_at_all/a.yaml: expected a YAML file"
+    )
+    assert "directory" in fault(load, "--config_path", str(tmp_path))
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"seed: \xff\n")
+    assert fault(load, "--config_path", str(binary)) == f"{binary}: expected UTF-8 text, found byte 0xff"
+
+
+def test_key_missing_from_the_defaults_file(tmp_path, monkeypatch):
+    text = (ROOT / "config.yaml").read_text(encoding="utf-8")
+    defaults = tmp_path / "config.yaml"
+    defaults.write_text(text.replace("batch_size: 8", "# batch_size: 8"), encoding="utf-8")
+    monkeypatch.setattr(config_module, "DEFAULTS_FILE", defaults)
+    assert fault(load) == f"{defaults}: expected every key, found no batch_size"
+    assert load("--batch_size", "2").batch_size == 2
+
+
+def test_a_script_reports_one_line_and_status_2():
+    code = (
+        "from src.config import load_config; from src.errors import run_script;"
+        "run_script(lambda: load_config('Test.') and None)"
+    )
+    run = [sys.executable, "-c", code]
+    done = subprocess.run([*run, "--grad_clip_norm", "-1"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: command line: grad_clip_norm: expected a number >= 0, found -1\n"
+    assert done.stdout == ""
+
+
+# ---- paths
+
+
+def test_relative_paths_of_a_file_start_at_the_repository_and_of_the_command_line_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_yaml(tmp_path, "output_path: out\ninput_path: ../in\n", "--ckpt_path", "./a.ckpt")
+    assert config.output_path == str(ROOT / "out")
+    assert config.input_path == str(ROOT.parent / "in")
+    assert config.ckpt_path == str(tmp_path / "a.ckpt")
+    assert load("--train_data_dir", "sets").datapath_TUM == str(tmp_path / "sets/TUM")
+
+
+def test_config_path_starts_at_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("seed: 5\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert load("--config_path", "mine.yaml").seed == 5
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "TUM").mkdir()
+    (tmp_path / "mine.yaml").write_text("output_path: ~/out\ndatapath_TUM: ~/TUM\n", encoding="utf-8")
+    config = load("--config_path", "~/mine.yaml", "--input_path=~/in")
+    assert config.output_path == str(tmp_path / "out")
+    assert config.datapath_TUM == str(tmp_path / "TUM")
+    assert config.input_path == str(tmp_path / "in")
+
+
+def test_data_paths(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    lines = [
+        f"train_data_dir: {tmp_path}/root",
+        "datapath_TUM: /data_2021/TUM",  # absolute but absent: a setting of the 2021 suite
+        f"datapath_Sintel: {elsewhere}",
+        "datapath_ETH3D: sets/ETH3D",
+        f"datapath_NYU: ['/NYU/nyu.mat', '{elsewhere}']",
+        "mixdata: /lists/mixdata.json",
+    ]
+    config = load_yaml(tmp_path, "\n".join(lines))
+    root = tmp_path / "root"
+    assert config.datapath_TUM == str(root / "data_2021/TUM")
+    assert config.datapath_Sintel == str(elsewhere)
+    assert config.datapath_ETH3D == str(root / "sets/ETH3D")
+    assert config.datapath_NYU == (str(root / "NYU/nyu.mat"), str(elsewhere))
+    assert config.mixdata == str(root / "lists/mixdata.json")
+
+
+def test_require_folder_and_file(tmp_path):
+    (tmp_path / "TUM").mkdir()
+    (tmp_path / "mixdata.json").write_text("[]", encoding="utf-8")
+    config = load(
+        "--train_data_dir", str(tmp_path), "--datapath_NYU", "[mixdata.json, splits.mat]", "--model_weights", ""
+    )
+    require_folder(config, "train_data_dir")
+    require_folder(config, "datapath_TUM")
+    require_file(config, "mixdata")
+
+    assert fault(require_folder, config, "datapath_Kitti") == (
+        f"datapath_Kitti: expected a folder, found nothing at {tmp_path}/Kitti_raw_data "
+        "(taken to be under train_data_dir unless it is an absolute path that exists)"
+    )
+    assert f"found nothing at {tmp_path}/splits.mat" in fault(require_file, config, "datapath_NYU")
+    assert f"expected a folder, found something else at {tmp_path}/mixdata.json" in fault(
+        require_folder, config, "mixdata"
+    )
+    assert fault(require_file, config, "train_data_dir") == (
+        f"train_data_dir: expected a file, found something else at {tmp_path}"
+    )
+    assert fault(require_file, config, "model_weights") == "model_weights: expected a file, found an empty path"
+
+
+# ---- dump and help
+
+
+def test_dump_loads_again_to_the_same_values(tmp_path, monkeypatch):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    long_name = "深度 " + "long name " * 30 + "end"
+    config = load(
+        *["--train_data_dir", str(tmp_path / "root: a #1"), "--output_path", str(tmp_path / long_name)],
+        *["--datapath_TUM", "/absent/TUM", "--datapath_Sintel", str(outside), "--datapath_DIW", "../beside/DIW"],
+        *["--model_weights", "", "--resume", "true.ckpt", "--backbone_params_lr", "3e-7", "--layers", "[1,2,1,1]"],
+        *["--lr_decay", "yes", "--data_name", "tum,KITTI", "--colormap", "none"],
+    )
+    path = tmp_path / "dumped.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 1 + len(dataclasses.fields(Config))
+    outside.rmdir()
+    monkeypatch.chdir("/")
+    assert load("--config_path", str(path)) == config
+    assert dump_config(load("--config_path", str(path))) == dump_config(config)
+
+
+@pytest.mark.parametrize("resume", ["True", "False"])
+def test_dump_keeps_booleans(tmp_path, resume):
+    config = load("--resume", resume)
+    assert load_yaml(tmp_path, dump_config(config)) == config
+
+
+def test_help_names_every_key_with_comment_default_and_limits(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["midas_train.py"])
+    with pytest.raises(SystemExit) as caught:
+        load_config("Trains the network.", ["--batch_size", "nonsense", "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[0] == "usage: python midas_train.py [--config_path FILE] [--key value ...]"
+    assert lines[2] == "Trains the network."
+    assert max(map(len, lines)) <= 100
+    headings = ["Device:", "Network:", "Images:", "Training:", "Evaluation:", "Run and export:"]
+    assert [line for line in lines if line in headings] == headings
+
+    flags = [line.split()[0] for line in lines if line.startswith("  --")]
+    assert flags == [f"--{field.name}" for field in dataclasses.fields(Config)]
+    for block in text.split("\n  --")[1:]:
+        assert block.partition(")\n")[2].startswith("      "), f"no explanation: {block}"
+    assert "  --batch_size  (an integer >= 1; default 8)\n      images per step on each device\n" in text
+    # A comment above the key, which goes on over two lines.
+    assert "      dynamic: one compilation serves all image sizes. static: one per size" in text
+    assert "midas: the operators of the published MiDaS weights. modelzoo: those of the 2021 suite" in text
