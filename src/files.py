@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Union
 
 
+_MARK = ".tmp"
+
+
 @contextmanager
 def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; it takes the place of ``path`` when the block ends without error.
@@ -22,7 +25,7 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{_MARK}{path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -30,6 +33,12 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Union[str, Path]) -> None:
+    """Deletes what a killed run left unfinished in ``folder``."""
+    for path in Path(folder).glob(f".*.*{_MARK}*"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Union[str, Path], text: str) -> None:

@@ -1,10 +1,17 @@
-"""What several test files share: one compiled tiny network, and where optional real images are."""
+"""What several test files share: graph mode, the sizes of a tiny network, and where optional real images are."""
 
 from pathlib import Path
 
+import mindspore as ms  # before torch and matplotlib: see README, "Versions"
 import pytest
 
 TINY = {"layers": [1, 2, 1, 1], "groups": 4, "width_per_group": 32, "in_channels": 8, "features": 16}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graph_mode():
+    """The scripts run in graph mode, and so do the tests."""
+    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 @pytest.fixture(scope="session")

@@ -4,39 +4,13 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from torch_midas import torch_loss
 
 from src.loss import ScaleAndShiftInvariantLoss, align_scale_shift, create_loss
 
 
-def torch_loss(prediction, mask, target, alpha=0.5):
-    """The formula of the paper, image by image, with a linear solver instead of moments."""
-    total_mask = mask.sum()
-    if total_mask == 0:
-        return prediction.sum() * 0
-    residuals = []
-    for p, m, t in zip(prediction, mask, target):
-        valid = m > 0
-        design = torch.stack([p[valid], torch.ones_like(p[valid])], dim=1)
-        if valid.sum() < 2 or p[valid].max() == p[valid].min():
-            scale = shift = p.sum() * 0
-        else:
-            scale, shift = torch.linalg.solve(design.T @ design, design.T @ t[valid])
-        residuals.append(scale * p + shift - t)
-    residual = torch.stack(residuals)
-    loss = (mask * residual**2).sum() / (2 * total_mask)
-    for step in (1, 2, 4, 8):
-        r, m = residual[:, ::step, ::step], mask[:, ::step, ::step]
-        if m.sum() == 0:
-            continue
-        horizontal = ((r[:, :, 1:] - r[:, :, :-1]).abs() * m[:, :, 1:] * m[:, :, :-1]).sum()
-        vertical = ((r[:, 1:] - r[:, :-1]).abs() * m[:, 1:] * m[:, :-1]).sum()
-        loss = loss + alpha * (horizontal + vertical) / m.sum()
-    return loss
-
-
 @pytest.fixture(scope="module")
 def loss_and_gradient():
-    ms.set_context(mode=ms.GRAPH_MODE)
     return ms.value_and_grad(ScaleAndShiftInvariantLoss(), grad_position=0)
 
 

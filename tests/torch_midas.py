@@ -1,4 +1,4 @@
-"""MiDaS v2.1 large written in PyTorch for comparison: module names of the official weights, any size.
+"""MiDaS v2.1 large and its loss written in PyTorch for comparison: module names of the official weights, any size.
 
 Written from the paper and from the layer names, with the ReLU of the residual units in place as in the official
 network. Dependencies: torch alone.
@@ -123,3 +123,29 @@ def lively(model, seed=0):
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1 + 0.05)
         model.scratch.output_conv[4].bias.fill_(1.0)
     return model
+
+
+def torch_loss(prediction, mask, target, alpha=0.5):
+    """The formula of the paper, image by image, with a linear solver instead of moments."""
+    total_mask = mask.sum()
+    if total_mask == 0:
+        return prediction.sum() * 0
+    residuals = []
+    for p, m, t in zip(prediction, mask, target):
+        valid = m > 0
+        design = torch.stack([p[valid], torch.ones_like(p[valid])], dim=1)
+        if valid.sum() < 2 or p[valid].max() == p[valid].min():
+            scale = shift = p.sum() * 0
+        else:
+            scale, shift = torch.linalg.solve(design.T @ design, design.T @ t[valid])
+        residuals.append(scale * p + shift - t)
+    residual = torch.stack(residuals)
+    loss = (mask * residual**2).sum() / (2 * total_mask)
+    for step in (1, 2, 4, 8):
+        r, m = residual[:, ::step, ::step], mask[:, ::step, ::step]
+        if m.sum() == 0:
+            continue
+        horizontal = ((r[:, :, 1:] - r[:, :, :-1]).abs() * m[:, :, 1:] * m[:, :, :-1]).sum()
+        vertical = ((r[:, 1:] - r[:, :-1]).abs() * m[:, 1:] * m[:, :-1]).sum()
+        loss = loss + alpha * (horizontal + vertical) / m.sum()
+    return loss

@@ -1,0 +1,149 @@
+"""Trains MiDaS on the images that mixdata.json lists.
+
+``python midas_train.py --model_weights ./ckpt/midas_resnext_101_WSL.ckpt`` starts from an ImageNet encoder,
+``--model_weights ""`` from random weights, ``--resume True`` goes on where a run stopped.
+"""
+
+import sys
+import zlib
+from pathlib import Path
+
+from src.config import Config, dump_config, load_config, require_file, require_folder
+from src.device import Device, setup_device
+from src.errors import UsageError, run_script
+from src.run_folder import RunFolder
+from src.utils.loadImgDepth import LoadImagesDepth, create_dataset, index_sequence, training_pairs
+
+
+def check_settings(config: Config) -> None:
+    """Raises UsageError for settings with which training images cannot be stacked into batches, or for absent data."""
+    if config.keep_aspect_ratio:
+        raise UsageError("keep_aspect_ratio: expected False for training (batches need one image size), found True")
+    if not config.resize_target:
+        raise UsageError("resize_target: expected True for training (the loss compares pixels), found False")
+    require_folder(config, "train_data_dir")
+    require_file(config, "mixdata")
+
+
+def load_source(config: Config) -> LoadImagesDepth:
+    """Lists and checks the training images and says what was found."""
+    pairs, left_out = training_pairs(
+        config.train_data_dir,
+        config.mixdata,
+        config.skip_bad_samples,
+        workers=config.num_parallel_workers,
+        verdicts_path=Path(config.train_output_path) / "checked_data.json",
+    )
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    found = f"{len(pairs)} training images in {config.train_data_dir}"
+    print(f"{found}, {len(left_out)} left out" if left_out else found, flush=True)
+    return LoadImagesDepth(
+        pairs,
+        config.img_width,
+        config.img_height,
+        **config.normalisation,
+        ensure_multiple_of=config.ensure_multiple_of,
+        resize_method=config.resize_method,
+    )
+
+
+def find_resume(config: Config, folder: RunFolder) -> Path:
+    """Returns the checkpoint that ``resume`` names; UsageError if there is none."""
+    if config.resume is True:
+        latest = folder.latest()
+        if latest is None:
+            raise UsageError(
+                f"resume: expected checkpoints Midas_{folder.device_id}-*.ckpt in {folder.path}, found none"
+            )
+        return latest.path
+    require_file(config, "resume")
+    return Path(config.resume)
+
+
+def train(config: Config, device: Device) -> None:
+    """Trains as configured."""
+    import mindspore as ms
+
+    from src.checkpoint import initialise
+    from src.loss import create_loss
+    from src.midas_net import MidasNet
+    from src.trainer import Plan, Position, Trainer, TrainStep, create_optimizer, learning_rates, restore
+
+    folder = RunFolder(config.train_output_path, device.device_id)
+    resume_path = find_resume(config, folder) if config.resume else None
+    source = load_source(config)
+    names = "\n".join(Path(pair.image_path).name for pair in source.pairs)
+    plan = Plan(len(source), zlib.crc32(names.encode()), config.batch_size, device.world, config.seed)
+
+    def sequence_after(done: Position):
+        epoch, step = (done.epoch - 1, done.step) if done.step < plan.steps_per_epoch else (done.epoch, 0)
+        return index_sequence(
+            plan.samples, plan.batch_size, plan.seed, config.epoch_size, epoch, step, device.rank, plan.world
+        )
+
+    start = Position()
+    sequence = sequence_after(start)
+    steps = config.epoch_size * plan.steps_per_epoch
+    backbone_lr = learning_rates(
+        config.backbone_params_lr, config.backbone_params_end_lr, config.power, steps, config.lr_decay
+    )
+    no_backbone_lr = learning_rates(
+        config.no_backbone_params_lr, config.no_backbone_params_end_lr, config.power, steps, config.lr_decay
+    )
+
+    net = MidasNet(**config.network)
+    weights = "" if resume_path else config.model_weights
+    said = initialise(net, weights)
+    net.set_train(True)
+    optimizer = create_optimizer(net, backbone_lr, no_backbone_lr)
+    step = TrainStep(net, create_loss(config.loss), optimizer, config.grad_clip_norm, device.world)
+    if resume_path:
+        start = restore(step, resume_path, plan)
+        sequence = sequence_after(start)
+        said = f"resume: {resume_path}, after epoch {start.epoch} step {start.step}"
+    print(said)
+    if len(sequence) == 0:
+        print(f"nothing to do: the run has all its {config.epoch_size} epochs (epoch_size)")
+        return
+
+    is_first = device.rank == 0
+    if is_first:
+        folder.start(dump_config(config), resumed=bool(resume_path))
+        print(
+            f"{config.epoch_size} epochs of {plan.steps_per_epoch} steps, batch size {plan.batch_size} on "
+            f"{plan.world} x {device.target}, {config.img_width}x{config.img_height} pixels, run folder {folder.path}",
+            flush=True,
+        )
+    trainer = Trainer(
+        step,
+        plan,
+        config.epoch_size,
+        backbone_lr,
+        no_backbone_lr,
+        folder if is_first else None,
+        batch_files=lambda indices: [source.pairs[index].image_path for index in indices],
+        save_epochs=config.save_checkpoint_epochs,
+        save_steps=config.save_checkpoint_steps,
+        keep_checkpoints=config.keep_checkpoint_max,
+        log_interval=config.log_interval,
+    )
+    ms.dataset.config.set_seed(config.seed)
+    dataset = create_dataset(source, sequence, plan.batch_size, config.num_parallel_workers)
+    trainer.run(dataset, start)
+    if is_first:
+        print(f"done: checkpoint {folder.latest().path}, losses {folder.path / 'loss.csv'} and loss.png")
+
+
+def main() -> None:
+    """Runs the script."""
+    config = load_config(__doc__)
+    check_settings(config)
+    device = setup_device(
+        config.device_target, config.device_id, config.seed, config.run_distribute, config.compile_cache
+    )
+    train(config, device)
+
+
+if __name__ == "__main__":
+    run_script(main)

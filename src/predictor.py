@@ -1,0 +1,97 @@
+"""From an image to its inverse depth map, whatever runs the network.
+
+A predictor splits its work in two: ``prepare`` (CPU: resize, normalise) may run ahead in other threads, ``infer`` runs
+the network.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
+
+
+class Predictor(ABC):
+    """Maps an RGB image to an inverse depth map.
+
+    Args:
+        width: Image width in pixels that the aspect-keeping resize aims at; with ``height`` the bounds that
+            ``resize_method`` speaks of.
+        height: See ``width``.
+        mean: Of red, green and blue on the scale 0..1.
+        std: Of red, green and blue on the scale 0..1.
+        resize_method: ``upper_bound``, ``lower_bound`` or ``minimal``, see ``src/utils/transforms.py``.
+    """
+
+    def __init__(
+        self,
+        width: int = 384,
+        height: int = 384,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        resize_method: str = "upper_bound",
+    ):
+        self.resize_method = resize_method
+        self._size = width, height
+        self._normalize = NormalizeImage(mean, std)
+        self._to_net = PrepareForNet()
+
+    def prepare(self, image: np.ndarray, resize_method: str = "") -> np.ndarray:
+        """Resizes with the aspect ratio kept, sides in multiples of 32, and normalises.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+            resize_method: Instead of the predictor's own.
+
+        Returns:
+            float32 (1, 3, h, w).
+        """
+        resize = Resize(
+            *self._size,
+            resize_target=False,
+            keep_aspect_ratio=True,
+            ensure_multiple_of=32,
+            resize_method=resize_method or self.resize_method,
+            image_interpolation=cv2.INTER_CUBIC,
+        )
+        return self._to_net(self._normalize(resize({"image": image})))["image"][None]
+
+    @abstractmethod
+    def infer(self, prepared: np.ndarray) -> np.ndarray:
+        """Runs the network.
+
+        Args:
+            prepared: float32 (1, 3, h, w) from ``prepare``.
+
+        Returns:
+            float32 (h, w), inverse depth.
+        """
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Predicts the inverse depth of a uint8 (H, W, 3) RGB image at the size of the network's input."""
+        return self.infer(self.prepare(image))
+
+
+class MindSporePredictor(Predictor):
+    """Runs a MindSpore network.
+
+    Args:
+        net: (1, 3, h, w) -> (1, h, w).
+        dynamic_shape: Compile once for all image sizes; otherwise once for each size.
+        **kwargs: See ``Predictor``.
+    """
+
+    def __init__(self, net: Any, dynamic_shape: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        import mindspore as ms
+
+        self._tensor = ms.Tensor
+        self.net = net.set_train(False)
+        if dynamic_shape:
+            net.set_inputs(ms.Tensor(shape=[1, 3, None, None], dtype=ms.float32))
+
+    def infer(self, prepared: np.ndarray) -> np.ndarray:
+        return self.net(self._tensor(prepared))[0].asnumpy()

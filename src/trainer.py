@@ -1,0 +1,305 @@
+"""Training: learning rates, the compiled step, and the loop with its log, checkpoints and resume."""
+
+import math
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable, List, Optional
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+
+from src.checkpoint import read_ckpt, save_checkpoint
+from src.errors import CheckpointError, MidasError
+from src.progress import format_seconds
+from src.run_folder import LossLog, LossRow, RunFolder
+from src.utils.loadImgDepth import batches
+
+
+def learning_rates(lr: float, end_lr: float, power: float, steps: int, decay: bool) -> np.ndarray:
+    """Returns the learning rate of every step of a run.
+
+    ``(lr - end_lr) * (1 - i / steps)^power + end_lr`` at step i = 0, 1, ... with ``decay``, else ``lr``.
+
+    Args:
+        lr: At the first step.
+        end_lr: What the decay leads to.
+        power: Of the polynomial.
+        steps: Of the whole run.
+        decay: Polynomial decay, or a constant rate.
+
+    Returns:
+        (steps,) float32.
+    """
+    if not decay:
+        return np.full(steps, lr, np.float32)
+    return ((lr - end_lr) * (1 - np.arange(steps) / steps) ** power + end_lr).astype(np.float32)
+
+
+def create_optimizer(net: nn.Cell, backbone_lr: np.ndarray, no_backbone_lr: np.ndarray) -> nn.Adam:
+    """Makes Adam with a learning rate of its own for the encoder.
+
+    Args:
+        net: Its parameters whose name contains ``backbone`` are the encoder.
+        backbone_lr: (steps,), the encoder's rate at every step of the run.
+        no_backbone_lr: (steps,), that of all other parameters.
+    """
+    parameters = net.trainable_params()
+    groups = [
+        {"params": [p for p in parameters if "backbone" in p.name], "lr": backbone_lr.tolist()},
+        {"params": [p for p in parameters if "backbone" not in p.name], "lr": no_backbone_lr.tolist()},
+        {"order_params": parameters},
+    ]
+    return nn.Adam(groups)
+
+
+class _NetworkWithLoss(nn.Cell):
+    def __init__(self, net: nn.Cell, loss: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.net, self.loss = net, loss
+
+    def construct(self, image, mask, target):
+        return self.loss(self.net(image), mask, target)
+
+
+class TrainStep(nn.Cell):
+    """One optimisation step: (image, mask, target) -> loss before the step.
+
+    Args:
+        net: (N, 3, H, W) -> (N, H, W).
+        loss: (prediction, mask, target) -> scalar.
+        optimizer: Over the parameters of ``net``.
+        grad_clip_norm: Largest global norm of the gradients; 0 leaves them alone.
+        world: Number of data-parallel processes, whose gradients are averaged.
+    """
+
+    def __init__(
+        self, net: nn.Cell, loss: nn.Cell, optimizer: nn.Optimizer, grad_clip_norm: float = 0.0, world: int = 1
+    ):
+        super().__init__(auto_prefix=False)
+        self.network = _NetworkWithLoss(net, loss)
+        self.network.set_grad()
+        self.optimizer = optimizer
+        self.value_and_grad = ops.value_and_grad(self.network, None, optimizer.parameters)
+        self.average = nn.DistributedGradReducer(optimizer.parameters) if world > 1 else nn.Identity()
+        self.grad_clip_norm = grad_clip_norm
+
+    def construct(self, image, mask, target):
+        loss, gradients = self.value_and_grad(image, mask, target)
+        gradients = self.average(gradients)
+        if self.grad_clip_norm > 0:
+            gradients = ops.clip_by_global_norm(gradients, self.grad_clip_norm)
+        return ops.depend(loss, self.optimizer(gradients))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the course of a run; a resumed run must have the same.
+
+    Attributes:
+        samples: Training images.
+        files: CRC-32 of their names, in order.
+        batch_size: Per process.
+        world: Data-parallel processes.
+        seed: Of the data order.
+    """
+
+    samples: int
+    files: int
+    batch_size: int
+    world: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch."""
+        return self.samples // (self.batch_size * self.world)
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is: ``step`` finished steps of ``epoch``, which counts from 1."""
+
+    epoch: int = 1
+    step: int = 0
+
+
+class Trainer:
+    """Runs training steps over batches and keeps the run folder up to date.
+
+    Args:
+        step: ``TrainStep`` or anything that maps (image, mask, target) to a scalar tensor.
+        plan: Of the run.
+        epochs: Of the run.
+        backbone_lr: (epochs * steps_per_epoch,) rates of the encoder, for the log.
+        no_backbone_lr: The same for the decoder.
+        folder: Run folder; None in all but the first of several data-parallel processes.
+        batch_files: Maps the sample indices of a batch to file names, for messages.
+        save_epochs: Epochs between checkpoints.
+        save_steps: Additional checkpoints every so many steps of the run; 0 for none.
+        keep_checkpoints: How many checkpoints to keep.
+        log_interval: Steps between progress lines.
+    """
+
+    def __init__(
+        self,
+        step: nn.Cell,
+        plan: Plan,
+        epochs: int,
+        backbone_lr: np.ndarray,
+        no_backbone_lr: np.ndarray,
+        folder: Optional[RunFolder],
+        batch_files: Callable[[Sequence[int]], List[str]],
+        save_epochs: int = 1,
+        save_steps: int = 0,
+        keep_checkpoints: int = 2,
+        log_interval: int = 10,
+    ):
+        self.step, self.plan, self.epochs = step, plan, epochs
+        self.backbone_lr, self.no_backbone_lr = backbone_lr, no_backbone_lr
+        self.folder, self.batch_files = folder, batch_files
+        self.save_epochs, self.save_steps, self.keep_checkpoints = save_epochs, save_steps, keep_checkpoints
+        self.log_interval = log_interval
+        self._stop_requested = False
+
+    def run(self, dataset, start: Position) -> None:
+        """Trains from ``start`` to the end of the last epoch.
+
+        SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
+
+        Args:
+            dataset: MindSpore data set of (image, mask, target, index) batches for all remaining steps.
+            start: Where the run goes on.
+
+        Raises:
+            MidasError: A loss is not finite, or the run was asked to stop.
+        """
+        log = LossLog(self.folder.path, start.epoch, start.step) if self.folder else None
+        handlers = {number: signal.signal(number, self._request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._loop(dataset, start, log)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if log:
+                log.draw(now=True)
+
+    def _request_stop(self, _number: int, _frame: object) -> None:
+        self._stop_requested = True
+
+    def _loop(self, dataset, start: Position, log: Optional[LossLog]) -> None:
+        steps = self.plan.steps_per_epoch
+        epoch, step = (start.epoch, start.step) if start.step < steps else (start.epoch + 1, 0)
+        first = (epoch - 1) * steps + step
+        run_start = epoch_start = last = time.perf_counter()
+        epoch_first_step = step
+        for done, batch in enumerate(batches(dataset), first):
+            image, mask, target, index = batch
+            loss = float(self.step(image, mask, target).asnumpy())
+            step += 1
+            now = time.perf_counter()
+            row = LossRow(
+                epoch, step, loss, float(self.backbone_lr[done]), float(self.no_backbone_lr[done]), now - last
+            )
+            if not math.isfinite(loss):
+                raise MidasError(self._not_finite(row, index.asnumpy().tolist()))
+            if log:
+                log.append(row)
+            if done == first:
+                self._print(f"first step {now - last:.1f} s, compilation included")
+                run_start = now
+            elif step % self.log_interval == 0:
+                self._progress(row, done, now - run_start, done - first)
+            last = now
+            saved = self._stop_requested or (self.save_steps and (done + 1) % self.save_steps == 0)
+            if step == steps:
+                elapsed_ms = (now - epoch_start) * 1000
+                self._print(f"epoch: {epoch} step: {steps}, loss is {loss:.7g}")
+                self._print(
+                    f"epoch time: {elapsed_ms:.3f} ms, per step time: {elapsed_ms / (steps - epoch_first_step):.3f} ms"
+                )
+                saved = saved or epoch % self.save_epochs == 0 or epoch == self.epochs
+                if log:
+                    log.draw()
+            if saved:
+                self.save(Position(epoch, step))
+            if self._stop_requested:
+                raise MidasError(f"stopped on request after epoch {epoch} step {step}; --resume True goes on")
+            if step == steps:
+                epoch, step, epoch_first_step = epoch + 1, 0, 0
+                epoch_start = time.perf_counter()
+                last = epoch_start
+
+    def save(self, position: Position) -> None:
+        """Writes a checkpoint of network and optimizer and deletes those that are too old."""
+        if not self.folder:
+            return
+        path = self.folder.checkpoint_path(position.epoch, position.step)
+        save_checkpoint(path, training_state(self.step), {**asdict(position), **asdict(self.plan)})
+        self.folder.prune(self.keep_checkpoints)
+
+    def _progress(self, row: LossRow, done: int, elapsed_s: float, steps_done: int) -> None:
+        rate = steps_done / elapsed_s
+        images = rate * self.plan.batch_size * self.plan.world
+        left = format_seconds((self.epochs * self.plan.steps_per_epoch - done - 1) / rate)
+        self._print(
+            f"epoch {row.epoch}/{self.epochs} step {row.step}/{self.plan.steps_per_epoch}, loss {row.loss:.5g}, "
+            f"{images:.2f} images/s, {left} left"
+        )
+
+    def _print(self, line: str) -> None:
+        if self.folder:
+            print(line, flush=True)
+
+    def _not_finite(self, row: LossRow, indices: List[int]) -> str:
+        latest = self.folder.latest() if self.folder else None
+        good = f"the last good checkpoint is {latest.path}" if latest else "there is no checkpoint yet"
+        return (
+            f"loss: expected a finite number, found {row.loss} at epoch {row.epoch} step {row.step}, batch "
+            f"{', '.join(self.batch_files(indices))}; {good}"
+        )
+
+
+def training_state(step: nn.Cell) -> dict:
+    """Collects what a run needs to go on: weights, batch statistics, Adam's moments and its counters.
+
+    Learning rates are left out: they follow from the configuration and the step counter.
+    """
+    return {p.name: p for p in step.get_parameters() if not p.name.startswith("learning_rate")}
+
+
+def restore(step: nn.Cell, path: Path, plan: Plan) -> Position:
+    """Loads a training checkpoint into a step's network and optimizer.
+
+    Args:
+        step: A ``TrainStep`` built as in the run that wrote the checkpoint.
+        path: The checkpoint.
+        plan: Of the run that goes on.
+
+    Returns:
+        Where that run was.
+
+    Raises:
+        CheckpointError: If the file is not a training checkpoint of this network, or of a run with another plan.
+    """
+    tensors, extra = read_ckpt(path)
+    if not {"epoch", "step"} <= extra.keys():
+        raise CheckpointError(f"{path}: expected a training checkpoint with optimizer state, found weights alone")
+    changed = [
+        f"{key} {extra.get(key)} then and {value} now" for key, value in asdict(plan).items() if extra.get(key) != value
+    ]
+    if changed:
+        raise CheckpointError(f"{path}: expected a run on the same data in the same order, found {', '.join(changed)}")
+    parameters = training_state(step)
+    wrong = [name for name, p in parameters.items() if name not in tensors or tensors[name].shape != tuple(p.shape)]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: expected the network of the configuration and its optimizer state, found {len(wrong)} tensors "
+            f"missing or of another shape, first {wrong[0]}"
+        )
+    for name, parameter in parameters.items():
+        parameter.set_data(ms.Tensor(tensors[name]))
+    return Position(extra["epoch"], extra["step"])
