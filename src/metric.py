@@ -1,0 +1,221 @@
+"""Alignment of predicted inverse depth with ground truth, and the benchmark metrics.
+
+The protocol is that of Ranftl et al. (TPAMI 2020, arXiv:1907.01341): a prediction is known up to scale and
+shift of its inverse depth, which are fitted to each image before it is scored. All sums are taken in float64.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from src.errors import DataError
+
+DELTA_THRESHOLD = 1.25
+
+
+class Alignment(NamedTuple):
+    """Scale and shift that carry a prediction onto its target: ``scale * prediction + shift``."""
+
+    scale: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class DenseScore:
+    """Score of one image with a ground-truth depth map.
+
+    Attributes:
+        value: The metric; NaN if the image has no valid pixel.
+        scale: Fitted scale of the inverse depth, in 1/m per unit of the prediction; below 0 if near and far
+            were confused so thoroughly that the fit turned the prediction round.
+        shift: Fitted shift of the inverse depth, in 1/m.
+        valid_pixels: How many pixels were compared.
+    """
+
+    value: float
+    scale: float
+    shift: float
+    valid_pixels: int
+
+    @property
+    def inverted(self) -> bool:
+        """Whether the fit turned the prediction round (``scale`` < 0)."""
+        return self.scale < 0
+
+
+@dataclass(frozen=True)
+class OrdinalScore:
+    """Score of one image with ordered pairs of points.
+
+    Attributes:
+        value: WHDR, the share (0..1) of pairs in the wrong order; NaN if the image has no pair.
+        pairs: How many pairs were compared.
+    """
+
+    value: float
+    pairs: int
+
+
+def _check_prediction(inverse_depth: np.ndarray) -> None:
+    if inverse_depth.ndim != 2:
+        raise ValueError(f"expected a predicted inverse depth map (H, W), found the shape {inverse_depth.shape}")
+    bad = inverse_depth.size - int(np.isfinite(inverse_depth).sum())
+    if bad:
+        raise DataError(f"prediction: expected finite inverse depth, found {bad} NaN or infinite pixels")
+
+
+def _fit(prediction: np.ndarray, target: np.ndarray) -> Alignment:
+    """Least squares over two flat float64 arrays."""
+    if not prediction.size:
+        return Alignment(math.nan, math.nan)
+    target_mean = float(target.mean())
+    if prediction.min() == prediction.max():  # exact: the mean of a constant may differ from it by rounding
+        return Alignment(0.0, target_mean)
+    prediction_mean = float(prediction.mean())
+    centred = prediction - prediction_mean
+    scale = float(centred @ (target - target_mean)) / float(centred @ centred)
+    return Alignment(scale, target_mean - scale * prediction_mean)
+
+
+def align_scale_shift(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) -> Alignment:
+    """Fits scale and shift: the minimum of sum((scale * prediction + shift - target)^2) over ``mask``.
+
+    The minimum is not unique if the prediction is constant over the mask (one valid pixel included): the
+    solution with scale 0 is taken, whose shift is the mean of the target. A negative scale is returned as is.
+
+    Args:
+        prediction: Array (H, W).
+        target: Array (H, W); read where ``mask`` is true only.
+        mask: bool array (H, W).
+
+    Returns:
+        Scale and shift; NaN both if the mask is empty.
+    """
+    return _fit(prediction[mask].astype(np.float64), target[mask].astype(np.float64))
+
+
+def score_dense(
+    inverse_depth: np.ndarray, depth_m: np.ndarray, valid: np.ndarray, metric: str, cap_m: float
+) -> DenseScore:
+    """Scores one predicted inverse depth map against ground-truth depth.
+
+    The prediction is aligned with 1 / depth over the valid pixels, limited to ``cap_m`` (aligned inverse
+    depth at least 1 / cap), inverted to depth d and compared with the true depth d*.
+
+    Args:
+        inverse_depth: Finite prediction (H, W) of any scale and shift; larger is nearer.
+        depth_m: True depth (H, W), metres; > 0 and finite where ``valid``, else not read.
+        valid: bool (H, W).
+        metric: ``"delta1"``: percent (0..100) of the valid pixels with max(d / d*, d* / d) > 1.25;
+            ``"absrel"``: mean of |d - d*| / d*.
+        cap_m: The largest depth that a prediction may take, metres.
+
+    Returns:
+        The score. Without valid pixel its value, scale and shift are NaN; ``mean_over_images`` leaves it out.
+
+    Raises:
+        DataError: The prediction is not finite.
+        ValueError: Unknown metric, unequal shapes, or a valid depth that is not above 0.
+    """
+    if metric not in ("delta1", "absrel"):
+        raise ValueError(f"expected the metric 'delta1' or 'absrel', found {metric!r}")
+    if not inverse_depth.shape == depth_m.shape == valid.shape:
+        raise ValueError(
+            f"expected equal shapes, found prediction {inverse_depth.shape}, depth {depth_m.shape}, valid {valid.shape}"
+        )
+    _check_prediction(inverse_depth)
+    depth = depth_m[valid].astype(np.float64)
+    if not depth.size:
+        return DenseScore(math.nan, math.nan, math.nan, 0)
+    if not (np.isfinite(depth).all() and depth.min() > 0):
+        raise ValueError("expected a finite depth above 0 on every valid pixel")
+
+    prediction = inverse_depth[valid].astype(np.float64)
+    scale, shift = _fit(prediction, 1.0 / depth)
+    predicted_depth = 1.0 / np.maximum(scale * prediction + shift, 1.0 / cap_m)
+    ratio = predicted_depth / depth
+    if metric == "delta1":
+        value = 100.0 * float((np.maximum(ratio, 1.0 / ratio) > DELTA_THRESHOLD).mean())
+    else:
+        value = float(np.abs(ratio - 1.0).mean())
+    return DenseScore(value, scale, shift, int(depth.size))
+
+
+def score_ordinal(inverse_depth: np.ndarray, points: np.ndarray, relation: np.ndarray) -> OrdinalScore:
+    """Scores one predicted inverse depth map by the order of pairs of points (WHDR with equal weights).
+
+    A pair counts as wrong if the predicted order contradicts the annotated one or is a tie: the annotator saw
+    a difference there. The order needs no alignment. Chen et al., "Single-Image Depth Perception in the Wild"
+    (NeurIPS 2016) define the data and the measure.
+
+    Args:
+        inverse_depth: Finite prediction (H, W); larger is nearer.
+        points: Integer array (N, 4) of y1, x1, y2, x2, counted from 0.
+        relation: (N,) of +1 (point 1 is farther, its inverse depth smaller) or -1 (nearer).
+
+    Returns:
+        The score; its value is NaN without a pair.
+
+    Raises:
+        DataError: The prediction is not finite.
+        ValueError: Wrong shapes, a point outside the map or another relation.
+    """
+    _check_prediction(inverse_depth)
+    if points.shape != (len(relation), 4):
+        raise ValueError(f"expected points of shape ({len(relation)}, 4), found {points.shape}")
+    if not len(relation):
+        return OrdinalScore(math.nan, 0)
+    if not np.isin(relation, (-1, 1)).all():
+        raise ValueError("expected relations of +1 (farther) and -1 (nearer) only")
+    height, width = inverse_depth.shape
+    if points.min() < 0 or (points >= (height, width, height, width)).any():
+        raise ValueError(f"expected points within {height} x {width} pixels, found one outside")
+    y1, x1, y2, x2 = points.T
+    first, second = inverse_depth[y1, x1], inverse_depth[y2, x2]
+    right = np.where(relation > 0, first < second, first > second)
+    return OrdinalScore(1.0 - float(right.mean()), len(relation))
+
+
+def _resize_axis_asymmetric(array: np.ndarray, size: int, axis: int) -> np.ndarray:
+    source = np.arange(size) * (array.shape[axis] / size)
+    low = np.floor(source).astype(np.intp)
+    high = np.minimum(low + 1, array.shape[axis] - 1)
+    weight = np.expand_dims((source - low).astype(np.float32), 1 - axis)
+    below = array.take(low, axis)
+    return below + weight * (array.take(high, axis) - below)
+
+
+def resize_prediction(inverse_depth: np.ndarray, height: int, width: int, half_pixel: bool = True) -> np.ndarray:
+    """Resizes a prediction bilinearly, without smoothing, to the size of its ground truth.
+
+    Args:
+        inverse_depth: Float array (H, W).
+        height: New height.
+        width: New width.
+        half_pixel: True samples pixel centres at (i + 0.5) * old / new - 0.5, as PyTorch's ``interpolate``
+            does with ``align_corners=False``. False samples at i * old / new, as the 2021 suite did.
+
+    Returns:
+        float32 array (height, width).
+    """
+    inverse_depth = np.ascontiguousarray(inverse_depth, np.float32)
+    if half_pixel:
+        return cv2.resize(inverse_depth, (width, height), interpolation=cv2.INTER_LINEAR)
+    return _resize_axis_asymmetric(_resize_axis_asymmetric(inverse_depth, height, 0), width, 1)
+
+
+def mean_over_images(values: Iterable[float]) -> float:
+    """Averages the values of single images, each with the same weight.
+
+    Args:
+        values: One number per image; NaN marks an image without ground truth, which is left out.
+
+    Returns:
+        The mean; NaN if there is nothing to average.
+    """
+    scored = [value for value in values if not math.isnan(value)]
+    return math.fsum(scored) / len(scored) if scored else math.nan

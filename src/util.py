@@ -1,0 +1,321 @@
+"""Image and depth file formats.
+
+Readers raise ``DataError`` with one line that names the file when it is missing, truncated or of another
+format. Files are decoded from memory: OpenCV then refuses a truncated file, where reading it by name would
+return the part that was there with the rest black.
+"""
+
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import Union
+
+import cv2
+import numpy as np
+
+from src.errors import DataError
+from src.files import atomic_path
+
+PathLike = Union[str, Path]
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d{1,9})\s+(\d{1,9})\s+([-+.\deE]{1,40})\s")
+_DPT_TAG = 202021.25  # spells "PIEH" as a little-endian float32; written by the Sintel software
+_DPT_HEADER = struct.Struct("<fii")
+_KITTI_UNITS_PER_METRE = 256.0
+_TUM_UNITS_PER_METRE = 5000.0
+
+
+def _read_bytes(path: PathLike) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _check_png(path: PathLike, data: bytes) -> None:
+    """Walks the chunks of a PNG file and checks their sums, before libpng could complain on stderr itself."""
+    position = len(_PNG_SIGNATURE)
+    while True:
+        head = data[position : position + 8]
+        length = int.from_bytes(head[:4], "big")
+        end = position + 12 + length
+        if len(head) < 8 or end > len(data):
+            raise DataError(f"{path}: truncated PNG file: {len(data)} bytes hold no end marker")
+        body_sum = zlib.crc32(memoryview(data)[position + 4 : end - 4])
+        if body_sum != int.from_bytes(data[end - 4 : end], "big"):
+            raise DataError(f"{path}: damaged PNG file: wrong checksum at byte {position}")
+        if head[4:] == b"IEND":
+            return
+        position = end
+
+
+def _decode(path: PathLike, flags: int) -> np.ndarray:
+    """Decodes an image file of any format that OpenCV knows; uint8 or uint16, grey or BGR."""
+    data = _read_bytes(path)
+    if data.startswith(_PNG_SIGNATURE):
+        _check_png(path, data)
+    cv2.setLogLevel(0)  # silent: faults are reported once, below
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        raise DataError(f"{path}: cannot be decoded: {error.err}") from error
+    if image is None:
+        raise DataError(f"{path}: expected an image, found {len(data)} bytes of no known format or truncated")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path}: expected 8 or 16 bits per channel, found {image.dtype}")
+    return image
+
+
+def read_image(path: PathLike, exif_rotation: bool = True) -> np.ndarray:
+    """Reads a picture.
+
+    Grey is repeated on three channels, alpha is dropped, 16 bits per channel are cut to the upper 8, CMYK is
+    converted.
+
+    Args:
+        path: An image file (JPEG, PNG, BMP, TIFF, WebP ...).
+        exif_rotation: Whether to turn the picture upright as its EXIF data says. False gives the pixels as stored,
+            to which the ground truth of a data set belongs.
+
+    Returns:
+        uint8 array (H, W, 3), RGB.
+
+    Raises:
+        DataError: The file is missing, truncated or no picture.
+    """
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    image = _decode(path, flags if exif_rotation else flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_gray(path: PathLike) -> np.ndarray:
+    """Reads a single-channel image as stored (ground truth, masks); an EXIF orientation is ignored.
+
+    Args:
+        path: An image file; one of three equal channels is taken as grey.
+
+    Returns:
+        uint8 or uint16 array (H, W).
+
+    Raises:
+        DataError: The file is missing, truncated, no picture, or coloured.
+    """
+    image = _decode(path, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image.ndim == 3:
+        if (image != image[..., :1]).any():
+            raise DataError(f"{path}: expected one grey channel, found {image.shape[2]} different channels")
+        image = np.ascontiguousarray(image[..., 0])
+    return image
+
+
+def _write_bytes(path: PathLike, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _pixels(path: PathLike, data: bytes, offset: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Takes the rest of ``data`` as float32 pixels, checking its length against the declared ``shape``."""
+    expected, found = 4 * int(np.prod(shape, dtype=object)), len(data) - offset
+    if found != expected or not expected:
+        size = " x ".join(map(str, shape))
+        raise DataError(f"{path}: expected {expected} bytes of float32 pixels for {size}, found {found}")
+    return np.frombuffer(data, dtype, offset=offset).reshape(shape).astype(np.float32)
+
+
+def read_pfm(path: PathLike) -> tuple[np.ndarray, float]:
+    """Reads a portable float map (http://www.pauldebevec.com/Research/HDR/PFM/).
+
+    Args:
+        path: A ``Pf`` (grey) or ``PF`` (colour) file of either byte order.
+
+    Returns:
+        float32 array (H, W) or (H, W, 3), top row first, and the scale (> 0) of the header.
+
+    Raises:
+        DataError: The file is missing, its header is malformed or its length is not what the header says.
+    """
+    data = _read_bytes(path)
+    header = _PFM_HEADER.match(data)
+    if header is None:
+        raise DataError(f"{path}: expected a PFM header (Pf|PF, width, height, scale), found {data[:20]!r}")
+    kind, width, height, scale_text = header.groups()
+    try:
+        scale = float(scale_text)
+    except ValueError:
+        scale = 0.0
+    if scale == 0.0 or not np.isfinite(scale):
+        raise DataError(f"{path}: expected a PFM scale other than 0, found {scale_text.decode()}")
+    shape = (int(height), int(width)) + ((3,) if kind == b"PF" else ())
+    pixels = _pixels(path, data, header.end(), shape, "<f4" if scale < 0 else ">f4")
+    return np.ascontiguousarray(pixels[::-1]), abs(scale)  # stored bottom row first
+
+
+def write_pfm(path: PathLike, array: np.ndarray, scale: float = 1.0) -> None:
+    """Writes a little-endian portable float map, atomically.
+
+    Args:
+        path: The file to write.
+        array: (H, W) or (H, W, 3), top row first; stored as float32.
+        scale: Scale factor of the header, > 0.
+
+    Raises:
+        ValueError: ``array`` or ``scale`` cannot be stored.
+    """
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) or not array.size:
+        raise ValueError(f"a PFM file holds (H, W) or (H, W, 3), not {array.shape}")
+    if not (scale > 0 and np.isfinite(scale)):
+        raise ValueError(f"the scale of a PFM file is above 0, not {scale}")
+    kind = "PF" if array.ndim == 3 else "Pf"
+    header = f"{kind}\n{array.shape[1]} {array.shape[0]}\n{-float(scale)!r}\n"  # sign: byte order
+    _write_bytes(path, header.encode("ascii") + array[::-1].astype("<f4").tobytes())
+
+
+def write_png16(path: PathLike, array: np.ndarray) -> None:
+    """Writes a 16-bit grey PNG file, atomically.
+
+    Args:
+        path: The file to write.
+        array: uint16 (H, W).
+
+    Raises:
+        ValueError: ``array`` is of another type or shape.
+    """
+    if array.dtype != np.uint16 or array.ndim != 2 or not array.size:
+        raise ValueError(f"a 16-bit grey PNG file holds uint16 (H, W), not {array.dtype} {array.shape}")
+    _write_bytes(path, cv2.imencode(".png", array)[1].tobytes())
+
+
+def _scaled(inverse_depth: np.ndarray, top: int) -> np.ndarray:
+    """Scales a finite (H, W) map to float64 0 (smallest value) .. ``top`` (largest); a constant map becomes 0."""
+    if inverse_depth.ndim != 2 or not np.isfinite(inverse_depth).all():
+        raise ValueError(
+            f"expected finite inverse depth (H, W), found NaN, infinity or the shape {inverse_depth.shape}"
+        )
+    values = inverse_depth.astype(np.float64)
+    low, high = values.min(), values.max()
+    scaled = (values - low) * (top / (high - low)) if high > low else np.zeros_like(values)
+    return np.rint(scaled).clip(0, top)
+
+
+def write_depth(stem_path: PathLike, inverse_depth: np.ndarray) -> None:
+    """Writes an inverse depth map as ``stem_path`` + ``.pfm`` (exact) and ``.png`` (16 bit, to look at).
+
+    The PNG is scaled so that the smallest value becomes 0 (farthest) and the largest 65535 (nearest). A
+    constant map becomes all 0.
+
+    Args:
+        stem_path: Path of the files without suffix.
+        inverse_depth: Finite float array (H, W).
+
+    Raises:
+        ValueError: ``inverse_depth`` is of another shape or not finite.
+    """
+    scaled = _scaled(inverse_depth, 65535)
+    write_pfm(f"{stem_path}.pfm", inverse_depth)
+    write_png16(f"{stem_path}.png", scaled.astype(np.uint16))
+
+
+def write_color(path: PathLike, inverse_depth: np.ndarray, colormap: str) -> None:
+    """Writes an inverse depth map as an 8-bit colour PNG file, atomically; scaled like the PNG of ``write_depth``.
+
+    Args:
+        path: The file to write.
+        inverse_depth: Finite float array (H, W).
+        colormap: Name of an OpenCV colour map in lower case, e.g. ``inferno``.
+
+    Raises:
+        ValueError: ``inverse_depth`` is of another shape or not finite.
+    """
+    palette = getattr(cv2, f"COLORMAP_{colormap.upper()}")
+    colours = cv2.applyColorMap(_scaled(inverse_depth, 255).astype(np.uint8), palette)
+    _write_bytes(path, cv2.imencode(".png", colours)[1].tobytes())
+
+
+def _read_png16_depth(path: PathLike, units_per_metre: float) -> np.ndarray:
+    image = read_gray(path)
+    if image.dtype != np.uint16:
+        raise DataError(f"{path}: expected a depth image of 16 bits, found 8 bits")
+    return image.astype(np.float32) / np.float32(units_per_metre)
+
+
+def read_kitti_depth(path: PathLike) -> np.ndarray:
+    """Reads a KITTI depth image (16-bit PNG, 256 units per metre; http://www.cvlibs.net/datasets/kitti).
+
+    Returns:
+        float32 metres (H, W); 0 where there is no reading.
+
+    Raises:
+        DataError: The file is missing, damaged or not 16 bit.
+    """
+    return _read_png16_depth(path, _KITTI_UNITS_PER_METRE)
+
+
+def read_tum_depth(path: PathLike) -> np.ndarray:
+    """Reads a TUM RGB-D depth image (16-bit PNG, 5000 units per metre).
+
+    The format: https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats.
+
+    Returns:
+        float32 metres (H, W); 0 where there is no reading.
+
+    Raises:
+        DataError: The file is missing, damaged or not 16 bit.
+    """
+    return _read_png16_depth(path, _TUM_UNITS_PER_METRE)
+
+
+def read_dpt(path: PathLike) -> np.ndarray:
+    """Reads a Sintel depth file (http://sintel.is.tue.mpg.de/depth).
+
+    Returns:
+        float32 metres (H, W).
+
+    Raises:
+        DataError: The file is missing, has another tag, or another length than its header says.
+    """
+    data = _read_bytes(path)
+    if len(data) < _DPT_HEADER.size:
+        raise DataError(f"{path}: expected a Sintel depth file, found only {len(data)} bytes")
+    tag, width, height = _DPT_HEADER.unpack_from(data)
+    if tag != _DPT_TAG:
+        raise DataError(f"{path}: expected a Sintel depth file (tag {_DPT_TAG}), found tag {tag:g}")
+    if width <= 0 or height <= 0:
+        raise DataError(f"{path}: expected a positive size in the header, found {height} x {width}")
+    return _pixels(path, data, _DPT_HEADER.size, (height, width), "<f4")
+
+
+def write_dpt(path: PathLike, depth: np.ndarray) -> None:
+    """Writes a Sintel depth file, atomically.
+
+    Args:
+        path: The file to write.
+        depth: Metres (H, W); stored as float32.
+
+    Raises:
+        ValueError: ``depth`` is of another shape.
+    """
+    if depth.ndim != 2 or not depth.size:
+        raise ValueError(f"a Sintel depth file holds (H, W), not {depth.shape}")
+    height, width = depth.shape
+    _write_bytes(path, _DPT_HEADER.pack(_DPT_TAG, width, height) + depth.astype("<f4").tobytes())
+
+
+def read_eth3d_depth(path: PathLike, height: int, width: int) -> np.ndarray:
+    """Reads an ETH3D ground-truth depth file: float32 rows without a header (https://www.eth3d.net/documentation).
+
+    Args:
+        path: The file (its name ends in .JPG, but it is not a JPEG file).
+        height: Height of the picture that it belongs to.
+        width: Width of that picture.
+
+    Returns:
+        float32 metres (H, W); infinity where there is no reading.
+
+    Raises:
+        DataError: The file is missing or its length is not that of ``height`` x ``width`` pixels.
+    """
+    return _pixels(path, _read_bytes(path), 0, (height, width), "<f4")

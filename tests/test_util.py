@@ -1,0 +1,314 @@
+"""File formats: hand-made files, round trips, and every way in which a file can lie."""
+
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from src import util
+from src.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def picture(height=24, width=32, seed=0):
+    """A smooth RGB picture: survives JPEG well."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def encode(suffix, rgb, *flags):
+    return cv2.imencode(suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), list(flags))[1].tobytes()
+
+
+def png_chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def with_exif_orientation(jpeg, orientation):
+    """Inserts an APP1 segment with one TIFF entry (0x0112) after the SOI marker."""
+    entry = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
+    tiff = b"MM\x00*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
+    body = b"Exif\x00\x00" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+
+
+def fault(function, path, *args):
+    """The message of the DataError that ``function`` raises: one line that names the file."""
+    with pytest.raises(DataError) as caught:
+        function(path, *args)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+# Pictures
+
+
+def test_read_image_gives_rgb_of_every_format(tmp_path):
+    rgb = picture()
+    for suffix, tolerance in ((".png", 0), (".bmp", 0), (".tiff", 0), (".jpg", 4)):
+        path = tmp_path / f"picture{suffix}"
+        path.write_bytes(encode(suffix, rgb))
+        image = util.read_image(path)
+        assert image.dtype == np.uint8
+        assert image.shape == rgb.shape
+        assert np.abs(image.astype(int) - rgb).mean() <= tolerance, suffix
+
+
+def test_read_image_repeats_gray_and_drops_alpha(tmp_path):
+    path = tmp_path / "a.png"
+    gray = picture()[..., 0]
+    path.write_bytes(cv2.imencode(".png", gray)[1].tobytes())
+    np.testing.assert_array_equal(util.read_image(path), np.dstack([gray] * 3))
+    bgra = np.random.default_rng(1).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    path.write_bytes(cv2.imencode(".png", bgra)[1].tobytes())
+    np.testing.assert_array_equal(util.read_image(path), bgra[..., 2::-1])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_read_image_keeps_the_upper_byte_of_16_bits(tmp_path, suffix):
+    bgr = np.array([[[0, 255, 256], [65535, 32768, 4660]]], np.uint16)
+    path = tmp_path / f"deep{suffix}"
+    path.write_bytes(cv2.imencode(suffix, bgr)[1].tobytes())
+    np.testing.assert_array_equal(util.read_image(path), [[[1, 0, 0], [18, 128, 255]]])
+
+
+def test_exif_orientation_is_applied_to_pictures_only(tmp_path):
+    rgb = np.repeat(picture()[..., :1], 3, axis=2)
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(encode(".jpg", rgb))
+    upright = util.read_image(path)
+    path.write_bytes(with_exif_orientation(encode(".jpg", rgb), 6))  # 6: turn by 90 degrees clockwise to view
+    np.testing.assert_array_equal(util.read_image(path), np.rot90(upright, -1))
+    np.testing.assert_array_equal(util.read_image(path, exif_rotation=False), upright)
+    np.testing.assert_array_equal(util.read_gray(path), upright[..., 0])
+
+
+def test_read_image_converts_cmyk(tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    rgb = picture()
+    path = tmp_path / "cmyk.jpg"
+    image_module.fromarray(rgb).convert("CMYK").save(path, "JPEG", quality=98)
+    assert np.abs(util.read_image(path).astype(int) - rgb).mean() < 3
+
+
+def test_read_image_refuses_every_truncation(tmp_path):
+    rgb = picture()
+    files = {
+        "a.png": encode(".png", rgb),
+        "a.jpg": encode(".jpg", rgb),
+        "progressive.jpg": encode(".jpg", rgb, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        "restart.jpg": encode(".jpg", rgb, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+        "a.bmp": encode(".bmp", rgb),
+    }
+    for name, data in files.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        util.read_image(path)
+        for length in [*range(0, len(data), max(1, len(data) // 60)), *range(len(data) - 13, len(data))]:
+            path.write_bytes(data[:length])
+            fault(util.read_image, path)
+
+
+def test_read_image_refuses_other_faults(tmp_path):
+    path = tmp_path / "x.png"
+    assert "No such file" in fault(util.read_image, path)
+    assert "directory" in fault(util.read_image, tmp_path).lower()
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "expected an image" in fault(util.read_image, path)
+    path.write_bytes(cv2.imencode(".tiff", np.ones((4, 4, 3), np.float32))[1].tobytes())
+    assert "found float32" in fault(util.read_image, path)
+
+    data = bytearray(encode(".png", picture()))
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert "checksum" in fault(util.read_image, path)
+
+
+def test_truncated_files_leave_stderr_clean(tmp_path):
+    for suffix in (".png", ".jpg", ".bmp", ".tiff"):
+        data = encode(suffix, picture())
+        (tmp_path / f"half{suffix}").write_bytes(data[: len(data) // 2])
+    code = (
+        "import pathlib, sys; from src import util, errors\n"
+        "for path in pathlib.Path(sys.argv[1]).iterdir():\n"
+        "    try: util.read_image(path)\n"
+        "    except errors.DataError as error: print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stderr == ""
+    assert len(result.stdout.splitlines()) == 4
+
+
+def test_read_gray(tmp_path):
+    path = tmp_path / "gray.png"
+    for dtype in (np.uint8, np.uint16):
+        gray = np.random.default_rng(2).integers(0, np.iinfo(dtype).max, (5, 7)).astype(dtype)
+        path.write_bytes(cv2.imencode(".png", gray)[1].tobytes())
+        read = util.read_gray(path)
+        assert read.dtype == dtype
+        np.testing.assert_array_equal(read, gray)
+        path.write_bytes(cv2.imencode(".png", np.dstack([gray] * 3))[1].tobytes())
+        np.testing.assert_array_equal(util.read_gray(path), gray)
+    path.write_bytes(encode(".png", picture()))
+    assert "one grey channel" in fault(util.read_gray, path)
+
+
+# Portable float maps
+
+
+def test_read_pfm_by_hand(tmp_path):
+    path = tmp_path / "a.pfm"
+    for order, scale in (("<", b"-2.5"), (">", b"2.5")):
+        path.write_bytes(b"Pf\n3 2\n" + scale + b"\n" + struct.pack(order + "6f", 4, 5, 6, 1, 2, 3))
+        array, read_scale = util.read_pfm(path)
+        assert read_scale == 2.5
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, [[1, 2, 3], [4, 5, 6]])  # the bottom row comes first in the file
+    path.write_bytes(b"PF\n1 2\n1.0\n" + struct.pack(">6f", 4, 5, 6, 1, 2, 3))
+    np.testing.assert_array_equal(util.read_pfm(path)[0], [[[1, 2, 3]], [[4, 5, 6]]])
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3)])
+def test_pfm_round_trip_and_opencv_agree(tmp_path, shape):
+    array = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    path = tmp_path / "a.pfm"
+    util.write_pfm(path, array, scale=0.5)
+    read, scale = util.read_pfm(path)
+    assert scale == 0.5
+    np.testing.assert_array_equal(read, array)
+    util.write_pfm(path, array)
+    by_opencv = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(by_opencv[..., ::-1] if len(shape) == 3 else by_opencv, array)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"P5\n3 2\n255\n" + bytes(24),
+        b"Pf\n3\n-1.0\n" + bytes(24),
+        b"Pf\n3 2\nlittle\n" + bytes(24),
+        b"Pf\n3 2\n0.0\n" + bytes(24),
+        b"Pf\n3 2\n-.e\n" + bytes(24),
+        b"Pf\n3 2\n-1e999\n" + bytes(24),
+        b"Pf\n3 2\n-1.0\n" + bytes(23),
+        b"Pf\n3 2\n-1.0\n" + bytes(25),
+        b"Pf\n0 2\n-1.0\n",
+        b"Pf\n999999999 999999999\n-1.0\n" + bytes(24),
+    ],
+)
+def test_read_pfm_refuses(tmp_path, data):
+    path = tmp_path / "bad.pfm"
+    path.write_bytes(data)
+    assert "expected" in fault(util.read_pfm, path)
+
+
+def test_write_pfm_refuses(tmp_path):
+    path = tmp_path / "bad.pfm"
+    for array, scale in ((np.ones(3), 1.0), (np.ones((2, 2, 4)), 1.0), (np.ones((2, 2)), 0.0)):
+        with pytest.raises(ValueError, match="PFM"):
+            util.write_pfm(path, array, scale)
+    assert not list(tmp_path.iterdir())
+
+
+# Depth maps
+
+
+def test_write_depth(tmp_path):
+    stem = tmp_path / "new" / "img.v1.2"  # dots in the name are not a suffix
+    inverse_depth = np.array([[1.0, 2.0], [1.25, 5.0]], np.float32)
+    util.write_depth(stem, inverse_depth)
+    np.testing.assert_array_equal(util.read_pfm(f"{stem}.pfm")[0], inverse_depth)
+    # (d - 1) / 4 * 65535: 0, 16383.75, 4095.9375, 65535
+    np.testing.assert_array_equal(util.read_gray(f"{stem}.png"), [[0, 16384], [4096, 65535]])
+    assert {path.name for path in stem.parent.iterdir()} == {"img.v1.2.pfm", "img.v1.2.png"}
+
+    util.write_depth(stem, np.full((2, 3), 7.0, np.float32))
+    np.testing.assert_array_equal(util.read_gray(f"{stem}.png"), np.zeros((2, 3)))
+    for bad in (np.array([[np.nan, 1.0]]), np.ones(3)):
+        with pytest.raises(ValueError, match="finite"):
+            util.write_depth(stem, bad)
+
+
+def test_write_png16_refuses_other_types(tmp_path):
+    for array in (np.ones((2, 2), np.uint8), np.ones((2, 2, 3), np.uint16), np.ones((0, 2), np.uint16)):
+        with pytest.raises(ValueError, match="uint16"):
+            util.write_png16(tmp_path / "a.png", array)
+
+
+def test_png_depth_units(tmp_path):
+    path = tmp_path / "depth.png"
+    util.write_png16(path, np.array([[0, 256, 65535], [5000, 384, 1]], np.uint16))
+    kitti, tum = util.read_kitti_depth(path), util.read_tum_depth(path)
+    assert kitti.dtype == tum.dtype == np.float32
+    np.testing.assert_array_equal(kitti, np.float32([[0, 1, 65535 / 256], [5000 / 256, 1.5, 1 / 256]]))
+    np.testing.assert_allclose(tum, [[0, 0.0512, 13.107], [1, 0.0768, 0.0002]], rtol=1e-6)
+    path.write_bytes(cv2.imencode(".png", np.ones((2, 3), np.uint8))[1].tobytes())
+    assert "8 bits" in fault(util.read_kitti_depth, path)
+    assert "8 bits" in fault(util.read_tum_depth, path)
+
+
+def test_dpt_by_hand_and_round_trip(tmp_path):
+    path = tmp_path / "frame_0001.dpt"
+    path.write_bytes(b"PIEH" + struct.pack("<ii6f", 3, 2, 1, 2, 3, 4, 5, 6))
+    np.testing.assert_array_equal(util.read_dpt(path), [[1, 2, 3], [4, 5, 6]])
+    depth = np.random.default_rng(4).uniform(1, 80, (5, 4)).astype(np.float32)
+    util.write_dpt(path, depth)
+    np.testing.assert_array_equal(util.read_dpt(path), depth)
+    assert path.read_bytes()[:12] == b"PIEH" + struct.pack("<ii", 4, 5)
+    with pytest.raises(ValueError, match="Sintel"):
+        util.write_dpt(path, depth[0])
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"PIEH\x01", "only 5 bytes"),
+        (b"JUNK" + struct.pack("<ii6f", 3, 2, *range(6)), "tag"),
+        (struct.pack(">fii6f", 202021.25, 3, 2, *range(6)), "tag"),
+        (b"PIEH" + struct.pack("<ii6f", -3, -2, *range(6)), "positive"),
+        (b"PIEH" + struct.pack("<ii6f", 2**31 - 1, 2**31 - 1, *range(6)), "found 24"),
+        (b"PIEH" + struct.pack("<ii5f", 3, 2, *range(5)), "expected 24 bytes"),
+        (b"PIEH" + struct.pack("<ii7f", 3, 2, *range(7)), "found 28"),
+    ],
+)
+def test_read_dpt_refuses(tmp_path, data, word):
+    path = tmp_path / "bad.dpt"
+    path.write_bytes(data)
+    assert word in fault(util.read_dpt, path)
+
+
+def test_read_eth3d_depth(tmp_path):
+    path = tmp_path / "DSC_0001.JPG"
+    path.write_bytes(struct.pack("<6f", 1, 2, np.inf, 4, 5, 6))
+    np.testing.assert_array_equal(util.read_eth3d_depth(path, 2, 3), [[1, 2, np.inf], [4, 5, 6]])
+    assert "expected 48 bytes of float32 pixels for 3 x 4, found 24" in fault(util.read_eth3d_depth, path, 3, 4)
+    assert "cannot be read" in fault(util.read_eth3d_depth, tmp_path / "gone.JPG", 2, 3)
+
+
+def test_png_whose_pixels_are_short_is_refused(tmp_path):
+    """Checksums and end marker are right, but the compressed rows cover half of the declared image."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 10, 10, 8, 0, 0, 0, 0))
+    rows = png_chunk(b"IDAT", zlib.compress(bytes(11 * 5)))
+    path = tmp_path / "short.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + rows + png_chunk(b"IEND", b""))
+    assert "expected an image" in fault(util.read_gray, path)
+
+
+def test_write_color_runs_from_far_to_near(tmp_path):
+    ramp = np.linspace(3, 7, 256, dtype=np.float32).reshape(16, 16)
+    util.write_color(tmp_path / "ramp.png", ramp, "viridis")
+    expected = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(16, 16), cv2.COLORMAP_VIRIDIS)
+    assert np.array_equal(cv2.imread(str(tmp_path / "ramp.png")), expected)
+    util.write_color(tmp_path / "flat.png", np.ones((2, 2)), "viridis")
+    assert np.array_equal(cv2.imread(str(tmp_path / "flat.png"))[0, 0], expected[0, 0])
