@@ -97,7 +97,7 @@ class Config:
     width_per_group: _PositiveInt
     groups: _PositiveInt
     in_channels: _PositiveInt
-    features: Annotated[int, _at_least(2)]  # the head halves them
+    features: Annotated[int, _Rule("a positive multiple of 8", lambda value: value > 0 and value % 8 == 0)]
     layers: Annotated[tuple[int, ...], _each(4, "integers >= 1", lambda item: item >= 1)]
 
     img_width: _Side

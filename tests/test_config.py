@@ -198,13 +198,13 @@ def test_data_names(data_name, expected):
 
 def test_arguments_for_network_predictor_and_device():
     argv = ["--layers", "[1, 2, 3, 4]", "--groups", "2", "--width_per_group", "16", "--in_channels", "8"]
-    config = load(*argv, "--features", "6", "--network_ops", "modelzoo", "--nm_img_std", "[1, 2, 3]")
+    config = load(*argv, "--features", "16", "--network_ops", "modelzoo", "--nm_img_std", "[1, 2, 3]")
     assert config.network == {
         "layers": (1, 2, 3, 4),
         "groups": 2,
         "width_per_group": 16,
         "in_channels": 8,
-        "features": 6,
+        "features": 16,
         "network_ops": "modelzoo",
     }
     assert config.normalisation == {"mean": (0.485, 0.456, 0.406), "std": (1.0, 2.0, 3.0)}
@@ -261,7 +261,7 @@ def test_colormaps_are_those_of_opencv():
         ("img_height", "0", "a positive multiple of 32"),
         ("img_height", "-32", "a positive multiple of 32"),
         ("ensure_multiple_of", "16", "a positive multiple of 32"),
-        ("features", "1", "an integer >= 2"),
+        ("features", "12", "a positive multiple of 8"),
         ("groups", "0", "an integer >= 1"),
         ("device_target", "TPU", "one of auto, Ascend, GPU, CPU"),
         ("network_ops", "torch", "one of midas, modelzoo"),
