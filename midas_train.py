@@ -53,9 +53,7 @@ def find_resume(config: Config, folder: RunFolder) -> Path:
     if config.resume is True:
         latest = folder.latest()
         if latest is None:
-            raise UsageError(
-                f"resume: expected checkpoints Midas_{folder.device_id}-*.ckpt in {folder.path}, found none"
-            )
+            raise UsageError(f"resume: expected Midas_{folder.device_id}-*.ckpt in {folder.path}, found none")
         return latest.path
     require_file(config, "resume")
     return Path(config.resume)

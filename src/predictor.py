@@ -93,5 +93,11 @@ class MindSporePredictor(Predictor):
         if dynamic_shape:
             net.set_inputs(ms.Tensor(shape=[1, 3, None, None], dtype=ms.float32))
 
+    @property
+    def compilations(self) -> int:
+        """How often MindSpore has compiled the network so far."""
+        return len(self.net.compile_cache)  # one entry per compiled graph, in graph mode
+
     def infer(self, prepared: np.ndarray) -> np.ndarray:
+        """Runs the network, see ``Predictor.infer``."""
         return self.net(self._tensor(prepared))[0].asnumpy()

@@ -5,7 +5,7 @@ import re
 import time
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import List, Optional, Union
+from typing import Optional, Union
 
 from src.errors import UsageError
 from src.files import atomic_path, remove_leftovers, write_text
@@ -88,7 +88,7 @@ class RunFolder:
         """Returns the documented name ``Midas_{device_id}-{epoch}_{step}.ckpt`` in this folder."""
         return self.path / f"Midas_{self.device_id}-{epoch}_{step}.ckpt"
 
-    def checkpoints(self) -> List[Checkpoint]:
+    def checkpoints(self) -> list[Checkpoint]:
         """Lists this device's checkpoints, oldest first."""
         found = []
         for path in self.path.glob("*.ckpt"):
@@ -156,7 +156,7 @@ class LossLog:
         self._drawn = time.monotonic()
 
 
-def read_loss_csv(path: Path) -> List[LossRow]:
+def read_loss_csv(path: Path) -> list[LossRow]:
     """Reads the sound rows of a loss.csv; an absent file has none."""
     rows = []
     if path.is_file():

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import Callable, Optional
 
 import mindspore as ms
 import numpy as np
@@ -152,7 +152,7 @@ class Trainer:
         backbone_lr: np.ndarray,
         no_backbone_lr: np.ndarray,
         folder: Optional[RunFolder],
-        batch_files: Callable[[Sequence[int]], List[str]],
+        batch_files: Callable[[Sequence[int]], list[str]],
         save_epochs: int = 1,
         save_steps: int = 0,
         keep_checkpoints: int = 2,
@@ -254,7 +254,7 @@ class Trainer:
         if self.folder:
             print(line, flush=True)
 
-    def _not_finite(self, row: LossRow, indices: List[int]) -> str:
+    def _not_finite(self, row: LossRow, indices: list[int]) -> str:
         latest = self.folder.latest() if self.folder else None
         good = f"the last good checkpoint is {latest.path}" if latest else "there is no checkpoint yet"
         return (
