@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from src.compile_cache import enable_compile_cache
 from src.config import Config, load_config
 from src.device import setup_device
 from src.errors import DataError, UsageError, run_script
@@ -132,7 +133,8 @@ def main() -> int:
     config = load_config(__doc__)
     start = time.perf_counter()
     images = find_images(config.input_path)
-    device = setup_device(config.device_target, config.device_id, config.seed, compile_cache=config.compile_cache)
+    device = setup_device(config.device_target, config.device_id, config.seed)
+    enable_compile_cache(config, ("run", device.target))
     print(f"{len(images)} images, device {device.target}")
     done, bad = predict_all(config, images)
     print(f"{done} inverse depth maps in {config.output_path} ({time.perf_counter() - start:.1f} s)")

@@ -8,6 +8,7 @@ import sys
 import zlib
 from pathlib import Path
 
+from src.compile_cache import enable_compile_cache
 from src.config import Config, dump_config, load_config, require_file, require_folder
 from src.device import Device, setup_device
 from src.errors import UsageError, run_script
@@ -90,6 +91,7 @@ def train(config: Config, device: Device) -> None:
         config.no_backbone_params_lr, config.no_backbone_params_end_lr, config.power, steps, config.lr_decay
     )
 
+    enable_compile_cache(config, ("train", device.target, device.world, steps))
     net = MidasNet(**config.network)
     weights = "" if resume_path else config.model_weights
     said = initialise(net, weights)
@@ -137,9 +139,7 @@ def main() -> None:
     """Runs the script."""
     config = load_config(__doc__)
     check_settings(config)
-    device = setup_device(
-        config.device_target, config.device_id, config.seed, config.run_distribute, config.compile_cache
-    )
+    device = setup_device(config.device_target, config.device_id, config.seed, config.run_distribute)
     train(config, device)
 
 

@@ -174,11 +174,6 @@ class Config:
         return {"mean": self.nm_img_mean, "std": self.nm_img_std}
 
     @property
-    def compile_cache(self) -> Optional[Path]:
-        """The folder for compiled graphs; None when they are not to be kept."""
-        return REPOSITORY / "output" / "compile_cache" if self.enable_compile_cache else None
-
-    @property
     def data_names(self) -> tuple[str, ...]:
         """The evaluation sets that ``data_name`` asks for, each once, in the order given."""
         return tuple(dict.fromkeys(name for word in _words(self.data_name) for name in _DATA_SETS_BY_WORD[word]))

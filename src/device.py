@@ -7,8 +7,6 @@ import os
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Optional
 
 from src.errors import MidasError, UsageError
 
@@ -61,7 +59,6 @@ def setup_device(
     device_id: int,
     seed: int,
     run_distribute: bool = False,
-    compile_cache: Optional[Path] = None,
 ) -> Device:
     """Chooses the device and sets MindSpore up for it in graph mode.
 
@@ -70,7 +67,6 @@ def setup_device(
         device_id: Which of several devices; the launcher decides in a distributed run.
         seed: Seeds MindSpore's initialisers.
         run_distribute: Join the data-parallel group that ``msrun`` (or mpirun, or a rank table) started.
-        compile_cache: Folder to keep compiled graphs in, or None.
 
     Returns:
         The device of this process.
@@ -96,9 +92,6 @@ def setup_device(
         raise UsageError(
             f"device_target {device_target}, device_id {device_id}: not available here ({reason})"
         ) from None
-    if compile_cache is not None:
-        compile_cache.mkdir(parents=True, exist_ok=True)
-        ms.set_context(enable_compile_cache=True, compile_cache_path=str(compile_cache))
     ms.set_seed(seed)
     if not run_distribute:
         return Device(device_target, 0 if device_target == "CPU" else device_id)

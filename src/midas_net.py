@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mindspore import nn, ops
+from mindspore.common.initializer import initializer
 
 from src.blocks_ms import FeatureFusionBlock, Interpolate
 from src.custom_op import conv2d
@@ -44,6 +45,9 @@ class RefineNetDecoder(nn.Cell):
             conv2d(features // 8, 1, 1, has_bias=True),
             nn.ReLU(),
         )
+        # Untrained outputs start above zero: where the last ReLU passes nothing, no gradient ever reaches the network.
+        last_bias = self.output_conv_scratch[4].bias
+        last_bias.set_data(initializer("ones", last_bias.shape, last_bias.dtype))
 
     def construct(self, stage1, stage2, stage3, stage4):
         """Decodes.

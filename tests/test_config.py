@@ -208,8 +208,6 @@ def test_arguments_for_network_predictor_and_device():
         "network_ops": "modelzoo",
     }
     assert config.normalisation == {"mean": (0.485, 0.456, 0.406), "std": (1.0, 2.0, 3.0)}
-    assert config.compile_cache is None
-    assert load("--enable_compile_cache", "yes").compile_cache == ROOT / "output/compile_cache"
 
 
 def test_colormaps_are_those_of_opencv():

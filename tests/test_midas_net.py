@@ -142,3 +142,12 @@ def test_encoder_is_what_is_called_backbone():
     encoder = {p.name for p in net.encoder.get_parameters()}
     assert encoder == {p.name for p in net.get_parameters() if "backbone" in p.name}
     assert {"backbone_conv.weight", "backbone_layer2.1.conv2.weight"} <= encoder
+
+
+def test_untrained_outputs_are_alive():
+    image = ms.Tensor(np.random.default_rng(4).standard_normal((1, 3, 64, 64)).astype(np.float32))
+    for seed in range(3):
+        ms.set_seed(seed)
+        output = MidasNet(**TINY).set_train(False)(image).asnumpy()
+        assert output.min() > 0
+        assert output.std() > 0
