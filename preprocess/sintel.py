@@ -1,0 +1,95 @@
+"""Joins the depth and the stereo archive of MPI Sintel into the documented layout.
+
+    python preprocess/sintel.py --depth MPI-Sintel-depth-training-20150305.zip \
+        --stereo MPI-Sintel-stereo-training-20150305.zip [--output data/Sintel]
+
+Makes depth/SCENE/FRAME.dpt, final_left/SCENE/FRAME.png and occlusions/SCENE/FRAME.png for every frame that has all
+three, and names the others. Exit status: 0 if all frames were complete, else 1.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Optional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from preprocess.place import Archive
+from src.errors import DataError, run_script
+from src.progress import Progress
+
+SUFFIXES = {"depth": ".dpt", "final_left": ".png", "occlusions": ".png"}  # kind of file -> its suffix
+
+
+def find_frames(archive: Archive, kind: str) -> dict[str, str]:
+    """Finds the files of one kind, e.g. ``training/depth/SCENE/frame_0001.dpt``.
+
+    Args:
+        archive: The archive or its ``training`` folder.
+        kind: A key of ``SUFFIXES``.
+
+    Returns:
+        Frame (``SCENE/frame_0001``) -> name in the archive.
+
+    Raises:
+        DataError: There is none.
+    """
+    pattern = re.compile(rf"(?:.*/)?{kind}/(\w+/frame_\d+){re.escape(SUFFIXES[kind])}")
+    found = {match[1]: name for name in archive.names if (match := pattern.fullmatch(name))}
+    if not found:
+        raise DataError(f"{archive.path}: expected training/{kind}/SCENE/frame_XXXX{SUFFIXES[kind]}, found none")
+    return found
+
+
+def join_archives(depth: Path, stereo: Path, output: Path, link: bool = False) -> tuple[int, dict[str, list[str]]]:
+    """Puts the frames that have depth, picture and occlusion mask into the documented layout.
+
+    Args:
+        depth: Depth archive, .zip file or extracted folder.
+        stereo: Stereo archive, likewise.
+        output: Folder to fill.
+        link: Whether to link to the extracted files instead of copying them.
+
+    Returns:
+        How many frames were joined, and for every other frame what it lacks (keys of ``SUFFIXES``).
+
+    Raises:
+        DataError: An archive is missing or damaged, or nothing fits together.
+        UsageError: ``link`` is asked of a zip file.
+    """
+    with Archive(depth, link) as depth_archive, Archive(stereo, link) as stereo_archive:
+        archives = {"depth": depth_archive, "final_left": stereo_archive, "occlusions": stereo_archive}
+        frames = {kind: find_frames(archive, kind) for kind, archive in archives.items()}
+        every_frame = sorted(set().union(*frames.values()))
+        lacking = {frame: [kind for kind in frames if frame not in frames[kind]] for frame in every_frame}
+        complete = [frame for frame in every_frame if not lacking[frame]]
+        if not complete:
+            raise DataError(f"{depth}: expected frames of {stereo}, found none in common")
+        with Progress(len(complete), "Sintel", "frames") as progress:
+            for frame in complete:
+                for kind, archive in archives.items():
+                    archive.place(frames[kind][frame], output / kind / f"{frame}{SUFFIXES[kind]}")
+                progress.update()
+    return len(complete), {frame: kinds for frame, kinds in lacking.items() if kinds}
+
+
+def main(arguments: Optional[list[str]] = None) -> int:
+    """Reads the command line and joins the archives."""
+    parser = argparse.ArgumentParser(description="Joins the depth and stereo archives of MPI Sintel.")
+    parser.add_argument("--depth", type=Path, required=True, help="depth archive: .zip file or extracted folder")
+    parser.add_argument("--stereo", type=Path, required=True, help="stereo archive: .zip file or extracted folder")
+    parser.add_argument(
+        "--output", type=Path, default=Path("data/Sintel"), help="folder to fill (default: data/Sintel)"
+    )
+    parser.add_argument("--link", action="store_true", help="link to extracted files instead of copying them")
+    options = parser.parse_args(arguments)
+    joined, lacking = join_archives(options.depth, options.stereo, options.output, options.link)
+    for frame, kinds in lacking.items():
+        print(f"left out: {frame} has no {', '.join(kinds)}")
+    print(f"{options.output}: {joined} frames joined, {len(lacking)} left out")
+    return 1 if lacking else 0
+
+
+if __name__ == "__main__":
+    run_script(main)
