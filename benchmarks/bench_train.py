@@ -29,7 +29,7 @@ def mindspore_step(image, mask, target):
     rates = np.full(1000, 1e-5, np.float32), np.full(1000, 1e-4, np.float32)
     step = TrainStep(net, create_loss("ssi_mse"), create_optimizer(net, *rates))
     batch = [ms.Tensor(x) for x in (image, mask, target)]
-    return lambda: float(step(*batch).asnumpy())
+    return lambda: float(step(*batch)[0].asnumpy())
 
 
 def torch_step(image, mask, target, memory_format):

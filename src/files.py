@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Union
 
-
 _MARK = ".tmp"
 
 

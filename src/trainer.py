@@ -11,6 +11,7 @@ from typing import Callable, Optional
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
+from mindspore.amp import all_finite
 
 from src.checkpoint import read_ckpt, save_checkpoint
 from src.errors import CheckpointError, MidasError
@@ -66,7 +67,9 @@ class _NetworkWithLoss(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """One optimisation step: (image, mask, target) -> loss before the step.
+    """One optimisation step: (image, mask, target) -> (loss before the step, whether all gradients are finite).
+
+    The second tells what the loss may hide: a ReLU turns the NaN of ruined weights into 0.
 
     Args:
         net: (N, 3, H, W) -> (N, H, W).
@@ -90,9 +93,10 @@ class TrainStep(nn.Cell):
     def construct(self, image, mask, target):
         loss, gradients = self.value_and_grad(image, mask, target)
         gradients = self.average(gradients)
+        finite = all_finite(gradients)
         if self.grad_clip_norm > 0:
             gradients = ops.clip_by_global_norm(gradients, self.grad_clip_norm)
-        return ops.depend(loss, self.optimizer(gradients))
+        return ops.depend(loss, self.optimizer(gradients)), finite
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class Trainer:
     """Runs training steps over batches and keeps the run folder up to date.
 
     Args:
-        step: ``TrainStep`` or anything that maps (image, mask, target) to a scalar tensor.
+        step: ``TrainStep``.
         plan: Of the run.
         epochs: Of the run.
         backbone_lr: (epochs * steps_per_epoch,) rates of the encoder, for the log.
@@ -198,13 +202,13 @@ class Trainer:
         epoch_first_step = step
         for done, batch in enumerate(batches(dataset), first):
             image, mask, target, index = batch
-            loss = float(self.step(image, mask, target).asnumpy())
+            loss, gradients_finite = (float(output.asnumpy()) for output in self.step(image, mask, target))
             step += 1
             now = time.perf_counter()
             row = LossRow(
                 epoch, step, loss, float(self.backbone_lr[done]), float(self.no_backbone_lr[done]), now - last
             )
-            if not math.isfinite(loss):
+            if not (math.isfinite(loss) and gradients_finite):
                 raise MidasError(self._not_finite(row, index.asnumpy().tolist()))
             if log:
                 log.append(row)
@@ -257,10 +261,11 @@ class Trainer:
     def _not_finite(self, row: LossRow, indices: list[int]) -> str:
         latest = self.folder.latest() if self.folder else None
         good = f"the last good checkpoint is {latest.path}" if latest else "there is no checkpoint yet"
-        return (
-            f"loss: expected a finite number, found {row.loss} at epoch {row.epoch} step {row.step}, batch "
-            f"{', '.join(self.batch_files(indices))}; {good}"
-        )
+        what = "gradients: expected finite numbers, found NaN or infinity"
+        if not math.isfinite(row.loss):
+            what = f"loss: expected a finite number, found {row.loss}"
+        files = ", ".join(self.batch_files(indices))
+        return f"{what} at epoch {row.epoch} step {row.step}, batch {files}; {good}"
 
 
 def training_state(step: nn.Cell) -> dict:

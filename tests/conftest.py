@@ -5,6 +5,8 @@ from pathlib import Path
 import mindspore as ms  # before torch and matplotlib: see README, "Versions"
 import pytest
 
+from data.make_sample import make_sample
+
 TINY = {"layers": [1, 2, 1, 1], "groups": 4, "width_per_group": 32, "in_channels": 8, "features": 16}
 
 
@@ -26,4 +28,12 @@ def realdata(repo):
     folder = repo.parent / "shared" / "realdata"
     if not (folder / "mixdata.json").is_file():
         pytest.skip("no real images beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def train_data(tmp_path_factory):
+    """A data folder with ten small training pairs."""
+    folder = tmp_path_factory.mktemp("train_data")
+    make_sample(folder, train=10, eval_count=0, size=(96, 72))
     return folder

@@ -55,7 +55,9 @@ def test_ten_steps_equal_pytorch(clip, tmp_path):
     net = MidasNet(**TINY)
     load_into(net, read_weights(tmp_path / "twin.pt"))
     step = TrainStep(net.set_train(True), create_loss("ssi_mse"), create_optimizer(net, *rates), clip)
-    found = [float(step(*map(ms.Tensor, batch)).asnumpy()) for batch in batches()]
+    outputs = [step(*map(ms.Tensor, batch)) for batch in batches()]
+    assert all(finite.asnumpy() for _, finite in outputs)
+    found = [float(loss.asnumpy()) for loss, _ in outputs]
     assert abs(expected[-1] - expected[0]) > 0.01 * expected[0]
     # Adam divides by the root of tiny second moments, where rounding shows: 1e-3, not the 1e-5 of a single pass.
     assert found == pytest.approx(expected, rel=1e-3)
@@ -67,6 +69,14 @@ def test_learning_rates_by_hand():
     expected = [1.0, 0.8 * 0.75**0.5 + 0.2, 0.8 * 0.5**0.5 + 0.2, 0.8 * 0.5 + 0.2]
     assert learning_rates(1.0, 0.2, 0.5, 4, True) == pytest.approx(expected, rel=1e-6)
     assert learning_rates(1.0, 0.2, 0.5, 3, False).tolist() == [1, 1, 1]
+
+
+def test_step_tells_gradients_that_are_not_finite():
+    step = make_step()
+    image, mask, target = next(batches())
+    image[0, 0, 0, 0] = np.nan
+    _, finite = step(*map(ms.Tensor, (image, mask, target)))
+    assert not finite.asnumpy()
 
 
 def make_step(**sizes):

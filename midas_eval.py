@@ -1,0 +1,155 @@
+"""Scores a network on the benchmark sets.
+
+``python midas_eval.py --data_name Kitti,TUM --ckpt_path WEIGHTS`` writes the mean of each set to ``ann_file``
+(val.json) and a row per image to ``val_details.csv`` beside it. ``--data_name all`` evaluates the sets that are
+there. A new evaluation replaces the two files, ``--resume True`` goes on with an interrupted one and keeps the sets
+that are finished.
+"""
+
+import sys
+import time
+from typing import Any
+
+from src.compile_cache import enable_compile_cache
+from src.config import Config, load_config
+from src.device import setup_device
+from src.errors import DataError, UsageError, run_script
+from src.eval_datasets import DatasetMissing, EvalDataset, open_dataset
+from src.eval_results import ResultFiles, content_hash, format_table
+from src.evaluator import Fault, SetResult, evaluate, summarise
+from src.predictor import MindSporePredictor, Predictor
+from src.progress import Progress
+
+
+def open_datasets(config: Config) -> tuple[list[EvalDataset], dict[str, DataError]]:
+    """Opens the data sets that ``data_name`` asks for.
+
+    A set that is asked for by its name must be there; of ``all``, those that cannot be opened are left out.
+
+    Returns:
+        The data sets, and the name of each that is left out with the reason.
+
+    Raises:
+        UsageError: A set is not where it was looked for, or of ``all`` there is none.
+        DataError: A set that is asked for by its name is damaged.
+    """
+    wants_all = "all" in config.data_name.lower()  # no set has it in its name
+    datasets, left_out = [], {}
+    for name in config.data_names:
+        try:
+            datasets.append(open_dataset(name, getattr(config, f"datapath_{name}"), config.eval_protocol))
+        except DataError as error:
+            if wants_all:
+                left_out[name] = error
+                print(f"{name} is left out: {error}", file=sys.stderr)
+            elif isinstance(error, DatasetMissing):
+                raise UsageError(f"datapath_{name}: {error}") from error
+            else:
+                raise
+    if not datasets:
+        raise UsageError("data_name all: expected at least one data set, found none that can be read, see above")
+    return datasets, left_out
+
+
+def load_predictor(config: Config) -> MindSporePredictor:
+    """Builds the network with the weights of ``ckpt_path``."""
+    from src.checkpoint import initialise
+    from src.midas_net import MidasNet
+
+    net = MidasNet(**config.network)
+    print(initialise(net, config.ckpt_path, key="ckpt_path", whole=True))
+    return MindSporePredictor(net, dynamic_shape=config.eval_shapes == "dynamic", **config.normalisation)
+
+
+def settings_of(config: Config, device_target: str) -> dict[str, Any]:
+    """Lists what the figures depend on, but for the data."""
+    return {
+        "eval_protocol": config.eval_protocol,
+        "ckpt_sha256": content_hash(config.ckpt_path),
+        "device_target": device_target,
+        **config.network,
+        "nm_img_mean": config.nm_img_mean,
+        "nm_img_std": config.nm_img_std,
+    }
+
+
+def evaluate_set(dataset: EvalDataset, predictor: Predictor, files: ResultFiles, workers: int) -> SetResult:
+    """Evaluates the samples of a data set that have no row yet; faulty ones are reported and left out."""
+    records = files.records_of(dataset)
+    if records:
+        print(f"{dataset.name}: {len(records)} of {len(dataset)} images are taken from {files.details}")
+    done = {record.number for record in records}
+    numbers = [number for number in range(1, len(dataset) + 1) if number not in done]
+    faulty = 0
+    with Progress(len(numbers), dataset.name) as progress:
+        for outcome in evaluate(
+            dataset,
+            numbers,
+            lambda sample: predictor.prepare(sample.image, dataset.resize_method),
+            predictor.infer,
+            workers,
+        ):
+            if isinstance(outcome, Fault):
+                faulty += 1
+                progress.write(f"left out: {outcome.text}")
+            else:
+                files.append(outcome)
+                records.append(outcome)
+            progress.update()
+    return summarise(dataset, records, faulty)
+
+
+def report(results: list[SetResult], protocol: str) -> None:
+    """Prints the table and what is to be known about its rows."""
+    print(f"\n{format_table(results, protocol)}")
+    for result in results:
+        if result.empty:
+            names = ", ".join(result.empty[:5]) + (", ..." if len(result.empty) > 5 else "")
+            print(f"{result.dataset}: left out of the mean, no valid pixel: {len(result.empty)} images ({names})")
+        if result.inverted:
+            print(f"{result.dataset}: {result.inverted} predictions were turned round by the fit (scale < 0)")
+
+
+def faults(results: list[SetResult], left_out: dict[str, DataError]) -> list[str]:
+    """Lists what makes the evaluation incomplete; sets of ``all`` that are simply not there do not."""
+    found = [
+        f"{result.dataset}: {result.faulty} samples could not be evaluated, see above"
+        for result in results
+        if result.faulty
+    ]
+    found += [f"{result.dataset}: no image could be scored" for result in results if not result.scored]
+    found += [str(error) for error in left_out.values() if not isinstance(error, DatasetMissing)]
+    return found
+
+
+def main() -> int:
+    """Runs the script; returns its exit status."""
+    config = load_config(__doc__)
+    if isinstance(config.resume, str):
+        raise UsageError(f"resume: expected True or False for an evaluation, found {config.resume}")
+    start = time.perf_counter()
+    datasets, left_out = open_datasets(config)
+    device = setup_device(config.device_target, config.device_id, config.seed)
+    enable_compile_cache(config, ("eval", device.target))
+    print(f"device {device.target}, eval_protocol {config.eval_protocol}")
+    predictor = load_predictor(config)
+    results = []
+    with ResultFiles(config.ann_file, settings_of(config, device.target), datasets, config.resume) as files:
+        for dataset in datasets:
+            results.append(evaluate_set(dataset, predictor, files, config.num_parallel_workers))
+            files.finish(results[-1])
+    report(results, config.eval_protocol)
+    if left_out:
+        print(f"not evaluated, see above: {', '.join(left_out)}")
+    print(
+        f"{files.ann_file} and {files.details} written; {time.perf_counter() - start:.1f} s, "
+        f"graph compilations: {predictor.compilations} (eval_shapes {config.eval_shapes})"
+    )
+    incomplete = faults(results, left_out)
+    for line in incomplete:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if incomplete else 0
+
+
+if __name__ == "__main__":
+    run_script(main)

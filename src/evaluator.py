@@ -1,0 +1,203 @@
+"""Evaluation of one data set in three steps: read a sample, predict, score.
+
+Reading runs ahead of prediction in worker threads and scoring follows it there, so that the network need not wait for
+files. What predicts is a callable: this module imports no MindSpore, and predictions that another program has left on
+disk are scored in the same way.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Callable, Optional, Union
+
+import numpy as np
+
+from src.errors import DataError
+from src.eval_datasets import DenseSample, EvalDataset, OrdinalSample
+from src.metric import DenseScore, OrdinalScore, mean_over_images, resize_prediction, score_dense, score_ordinal
+
+Sample = Union[DenseSample, OrdinalSample]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Score of one image.
+
+    Attributes:
+        dataset: Name of the data set.
+        number: Of the sample in its data set, counted from 1.
+        image: Name of the sample.
+        metric: See ``EvalDataset``.
+        value: The metric; NaN if there was nothing to compare.
+        scale: Fitted scale of the inverse depth, see ``src.metric.DenseScore``; None for ordinal data.
+        shift: Fitted shift, 1/m; None for ordinal data.
+        compared: How many valid pixels, or pairs of points, were compared.
+        ms: Milliseconds that the prediction took, without reading and scoring; the network's compilation is in it
+            where this image caused one.
+    """
+
+    dataset: str
+    number: int
+    image: str
+    metric: str
+    value: float
+    scale: Optional[float]
+    shift: Optional[float]
+    compared: int
+    ms: float
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A sample that could not be read or scored.
+
+    Attributes:
+        number: Of the sample in its data set, counted from 1.
+        text: One line that names the file or the sample.
+    """
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """Result of one data set.
+
+    Attributes:
+        dataset: Name of the data set.
+        metric: See ``EvalDataset``.
+        value: Mean over the images that were scored; NaN if there are none.
+        scored: How many these are.
+        empty: Names of the images without a valid pixel, which are left out of the mean.
+        inverted: How many predictions the fit turned round (scale below 0): near and far were confused.
+        faulty: How many samples could not be read or scored.
+    """
+
+    dataset: str
+    metric: str
+    value: float
+    scored: int
+    empty: tuple[str, ...]
+    inverted: int
+    faulty: int
+
+
+def score_prediction(
+    dataset: EvalDataset, sample: Sample, inverse_depth: np.ndarray
+) -> Union[DenseScore, OrdinalScore]:
+    """Resizes a prediction to the size of its ground truth and scores it.
+
+    Args:
+        dataset: Where the sample is from: decides metric, cap and how to resize.
+        sample: Its ground truth counts; the picture gives its size alone.
+        inverse_depth: Float array (h, w) of any size, scale and shift; larger is nearer.
+
+    Raises:
+        DataError: The prediction is not finite.
+    """
+    resized = resize_prediction(inverse_depth, *sample.image.shape[:2], half_pixel=dataset.half_pixel)
+    try:
+        if isinstance(sample, OrdinalSample):
+            return score_ordinal(resized, sample.points, sample.relation)
+        return score_dense(resized, sample.depth, sample.valid, dataset.metric, dataset.cap_m)
+    except DataError as error:
+        raise DataError(f"{dataset.name} {sample.name}: {error}") from error
+
+
+def evaluate(
+    dataset: EvalDataset,
+    numbers: Iterable[int],
+    prepare: Callable[[Sample], Any],
+    predict: Callable[[Any], np.ndarray],
+    workers: int = 2,
+) -> Iterator[Union[Record, Fault]]:
+    """Reads, predicts and scores samples; what is wrong with one of them does not stop the others.
+
+    At most ``workers + 1`` samples wait for their prediction, and as many for their score: memory is bounded. The
+    workers are threads: decoding and resizing release Python's lock, and nothing has to be copied between processes.
+
+    Args:
+        dataset: The data set.
+        numbers: Which samples, counted from 1.
+        prepare: Sample -> what ``predict`` takes; called in the workers, may raise DataError.
+        predict: Result of ``prepare`` -> inverse depth (h, w); called in this thread, one sample after the other.
+        workers: How many threads read and score.
+
+    Yields:
+        A Record or a Fault for every sample, in the order of ``numbers``.
+    """
+
+    def read(number: int) -> tuple[Sample, Any]:
+        sample = dataset[number - 1]
+        return sample, prepare(sample)
+
+    def score(number: int, sample: Sample, inverse_depth: np.ndarray, ms: float) -> Record:
+        result = score_prediction(dataset, sample, inverse_depth)
+        dense = isinstance(result, DenseScore)
+        return Record(
+            dataset=dataset.name,
+            number=number,
+            image=sample.name,
+            metric=dataset.metric,
+            value=result.value,
+            scale=result.scale if dense else None,
+            shift=result.shift if dense else None,
+            compared=result.valid_pixels if dense else result.pairs,
+            ms=ms,
+        )
+
+    def outcome(number: int, scored: "Future[Record]") -> Union[Record, Fault]:
+        try:
+            return scored.result()
+        except DataError as error:
+            return Fault(number, str(error))
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        submitted = ((number, pool.submit(read, number)) for number in numbers)
+        reading = deque(islice(submitted, workers + 1))
+        scoring: deque = deque()
+        while reading:
+            number, future = reading.popleft()
+            try:
+                sample, prepared = future.result()
+            except DataError:
+                scoring.append((number, future))
+            else:
+                start = time.perf_counter()
+                inverse_depth = predict(prepared)
+                ms = 1000 * (time.perf_counter() - start)
+                scoring.append((number, pool.submit(score, number, sample, inverse_depth, ms)))
+            reading.extend(islice(submitted, 1))
+            while scoring and (len(scoring) > workers or scoring[0][1].done()):
+                yield outcome(*scoring.popleft())
+        while scoring:
+            yield outcome(*scoring.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def summarise(dataset: EvalDataset, records: Iterable[Record], faulty: int) -> SetResult:
+    """Averages the records of a data set, whatever their order.
+
+    Args:
+        dataset: The data set.
+        records: Its records.
+        faulty: How many samples have none.
+    """
+    records = list(records)
+    empty = tuple(record.image for record in records if math.isnan(record.value))
+    return SetResult(
+        dataset=dataset.name,
+        metric=dataset.metric,
+        value=mean_over_images(record.value for record in records),
+        scored=len(records) - len(empty),
+        empty=empty,
+        inverted=sum(record.scale is not None and record.scale < 0 for record in records),
+        faulty=faulty,
+    )

@@ -1,0 +1,146 @@
+"""midas_train.py as a user runs it: log, files, kill and resume, and what it says of bad input."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import TINY
+
+from src.checkpoint import read_ckpt
+
+NETWORK = [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
+SETTINGS = [
+    *NETWORK, "--model_weights", "", "--img_width", "64", "--img_height", "64", "--batch_size", "2",
+    "--epoch_size", "4", "--save_checkpoint_steps", "3", "--keep_checkpoint_max", "3", "--log_interval", "1",
+    "--lr_decay", "True", "--no_backbone_params_lr", "1e-3",
+]  # fmt: skip
+ROWS = 4 * 5  # 10 images, batch size 2
+
+
+def command(repo, data, output, *arguments):
+    return [
+        sys.executable, str(repo / "midas_train.py"), *SETTINGS, "--train_data_dir", str(data),
+        "--train_output_path", str(output), *arguments,
+    ]  # fmt: skip
+
+
+def train(repo, data, output, *arguments):
+    return subprocess.run(command(repo, data, output, *arguments), capture_output=True, text=True, timeout=300)
+
+
+def losses(folder):
+    with open(folder / "loss.csv", newline="") as file:
+        return [(int(row["epoch"]), int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(repo, train_data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("uninterrupted")
+    return output, train(repo, train_data, output)
+
+
+def test_log_and_files(uninterrupted):
+    output, result = uninterrupted
+    assert result.returncode == 0, result.stderr
+    assert "random initialisation" in result.stdout
+    rows = losses(output)
+    assert [row[:2] for row in rows] == [(epoch, step) for epoch in range(1, 5) for step in range(1, 6)]
+    last = rows[-1][2]
+    assert f"epoch: 4 step: 5, loss is {last:.7g}" in result.stdout
+    assert "images/s" in result.stdout
+    assert "per step time:" in result.stdout
+    # every third step and every epoch, the newest three: steps 18 and 20, before them 15
+    assert sorted(path.name for path in output.glob("*.ckpt")) == [
+        "Midas_0-3_5.ckpt", "Midas_0-4_3.ckpt", "Midas_0-4_5.ckpt"
+    ]  # fmt: skip
+    assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "epoch_size: 4" in (output / "config.yaml").read_text()
+
+
+def test_killed_five_times_gives_the_same_losses(repo, train_data, uninterrupted, tmp_path):
+    for kill_after in (1, 4, 8, 13, 17):
+        resume = ["--resume", "True"] if list(tmp_path.glob("*.ckpt")) else []
+        process = subprocess.Popen(
+            command(repo, train_data, tmp_path, *resume), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "loss.csv").is_file() or len(losses_so_far(tmp_path)) < kill_after:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        for path in tmp_path.glob("*.ckpt"):
+            read_ckpt(path)  # raises for a file cut short
+    result = train(repo, train_data, tmp_path, "--resume", "True")
+    assert result.returncode == 0, result.stderr
+    expected = losses(uninterrupted[0])
+    found = losses(tmp_path)
+    assert [row[:2] for row in found] == [row[:2] for row in expected]
+    assert [row[2] for row in found] == pytest.approx([row[2] for row in expected], rel=1e-6)
+    assert not list(tmp_path.glob(".*"))
+
+
+def losses_so_far(folder):
+    """Complete lines of a loss.csv that is being written, without the header."""
+    return (folder / "loss.csv").read_text().split("\n")[1:-1]
+
+
+def test_finished_run_has_nothing_to_resume(repo, train_data, uninterrupted):
+    result = train(repo, train_data, uninterrupted[0], "--resume", "True")
+    assert result.returncode == 0
+    assert "nothing to do" in result.stdout
+
+
+def test_new_run_does_not_mix_with_an_old_one(repo, train_data, uninterrupted):
+    result = train(repo, train_data, uninterrupted[0])
+    assert result.returncode == 2
+    assert "--resume True" in result.stderr
+
+
+def test_numbers_that_are_not_finite(repo, train_data, tmp_path):
+    result = train(repo, train_data, tmp_path, "--no_backbone_params_lr", "1e30", "--save_checkpoint_steps", "1")
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert re.search(
+        r"expected (a )?finite number.* at epoch 1 step 2, batch .*/Imgs/\S+\.jpg, .*/Imgs/\S+\.jpg;", line
+    )
+    assert line.endswith(f"the last good checkpoint is {tmp_path / 'Midas_0-1_1.ckpt'}")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model_weights", "gone.ckpt"], "model_weights: expected a checkpoint file, found none at"),
+        (["--train_data_dir", "gone"], "train_data_dir: expected a folder, found nothing at"),
+        (["--mixdata", "gone.json"], "mixdata: expected a file"),
+        (["--keep_aspect_ratio", "True"], "keep_aspect_ratio: expected False"),
+        (["--epoch_szie", "1"], "did you mean epoch_size"),
+        (["--resume", "True"], "resume: expected Midas_0-*.ckpt"),
+        (["--device_target", "Ascend"], "device_target Ascend"),
+    ],
+)
+def test_wrong_settings(repo, train_data, tmp_path, arguments, message):
+    result = train(repo, train_data, tmp_path, *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_compile_cache_does_not_outlive_a_setting(repo, train_data, uninterrupted, tmp_path):
+    one_epoch = ["--enable_compile_cache", "True", "--epoch_size", "1", "--lr_decay", "False"]
+    found = []
+    for number, clip in enumerate(("0.0", "0.01", "0.0")):
+        result = train(repo, train_data, tmp_path / str(number), *one_epoch, "--grad_clip_norm", clip)
+        assert result.returncode == 0, result.stderr
+        found.append(losses(tmp_path / str(number)))
+    assert found[0] == found[2]
+    assert found[0][0] == found[1][0]  # the first loss comes before any gradient
+    assert found[0][-1] != found[1][-1]
