@@ -17,7 +17,7 @@ from src.errors import DataError, UsageError, run_script
 from src.eval_datasets import DatasetMissing, EvalDataset, open_dataset
 from src.eval_results import ResultFiles, content_hash, format_table
 from src.evaluator import Fault, SetResult, evaluate, summarise
-from src.predictor import MindSporePredictor, Predictor
+from src.predictor import Predictor, load_predictor
 from src.progress import Progress
 
 
@@ -51,23 +51,15 @@ def open_datasets(config: Config) -> tuple[list[EvalDataset], dict[str, DataErro
     return datasets, left_out
 
 
-def load_predictor(config: Config) -> MindSporePredictor:
-    """Builds the network with the weights of ``ckpt_path``."""
-    from src.checkpoint import initialise
-    from src.midas_net import MidasNet
-
-    net = MidasNet(**config.network)
-    print(initialise(net, config.ckpt_path, key="ckpt_path", whole=True))
-    return MindSporePredictor(net, dynamic_shape=config.eval_shapes == "dynamic", **config.normalisation)
-
-
 def settings_of(config: Config, device_target: str) -> dict[str, Any]:
     """Lists what the figures depend on, but for the data."""
     return {
         "eval_protocol": config.eval_protocol,
-        "ckpt_sha256": content_hash(config.ckpt_path),
+        "ckpt_sha256": content_hash(config.ckpt_path) if config.ckpt_path else f"random, seed {config.seed}",
         "device_target": device_target,
         **config.network,
+        "img_width": config.img_width,
+        "img_height": config.img_height,
         "nm_img_mean": config.nm_img_mean,
         "nm_img_std": config.nm_img_std,
     }
@@ -132,7 +124,7 @@ def main() -> int:
     device = setup_device(config.device_target, config.device_id, config.seed)
     enable_compile_cache(config, ("eval", device.target))
     print(f"device {device.target}, eval_protocol {config.eval_protocol}")
-    predictor = load_predictor(config)
+    predictor = load_predictor(config, "ckpt_path")
     results = []
     with ResultFiles(config.ann_file, settings_of(config, device.target), datasets, config.resume) as files:
         for dataset in datasets:

@@ -20,6 +20,7 @@ from src.config import Config, load_config
 from src.device import setup_device
 from src.errors import DataError, UsageError, run_script
 from src.metric import resize_prediction
+from src.predictor import load_predictor
 from src.progress import Progress
 from src.util import read_image, write_color, write_depth
 
@@ -87,21 +88,8 @@ def predict_all(config: Config, images: list[Path]) -> tuple[int, int]:
     Returns:
         How many images were predicted, and how many were bad.
     """
-    from src.checkpoint import initialise
-    from src.midas_net import MidasNet
-    from src.predictor import MindSporePredictor
-
     names = name_outputs(images, Path(config.output_path), config.colormap)
-    net = MidasNet(**config.network)
-    print(initialise(net, config.model_weights, whole=True))
-    predictor = MindSporePredictor(
-        net,
-        dynamic_shape=config.eval_shapes == "dynamic",
-        width=config.img_width,
-        height=config.img_height,
-        resize_method=config.resize_method,
-        **config.normalisation,
-    )
+    predictor = load_predictor(config, "model_weights")
 
     def load(path: Path):
         image = read_image(path)

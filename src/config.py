@@ -69,6 +69,7 @@ _Side = Annotated[int, _Rule("a positive multiple of 32", lambda value: value > 
 _Positive = Annotated[float, _Rule("a number > 0", lambda value: value > 0)]
 _NotNegative = Annotated[float, _Rule("a number >= 0", lambda value: value >= 0)]
 _Path = Annotated[str, _Rule("a path", bool, is_path=True)]
+_Weights = Annotated[str, _Rule("a path or ''", is_path=True)]
 _DataPath = Annotated[str, _Rule("a path", bool, is_data_path=True)]
 
 
@@ -76,7 +77,7 @@ _DataPath = Annotated[str, _Rule("a path", bool, is_data_path=True)]
 class Config:
     """All settings, as :func:`load_config` makes them; ``config.yaml`` says what each one means.
 
-    Paths are absolute; ``model_weights`` may be empty.
+    Paths are absolute; ``model_weights`` and ``ckpt_path`` may be empty.
     """
 
     device_target: Annotated[str, _one_of("auto", "Ascend", "GPU", "CPU")]
@@ -141,7 +142,7 @@ class Config:
     datapath_DIW: _DataPath
     datapath_NYU: Annotated[tuple[str, ...], _each(2, "paths", bool, is_data_path=True)]
     ann_file: _Path
-    ckpt_path: _Path
+    ckpt_path: _Weights
     data_name: Annotated[
         str,
         _Rule(
@@ -152,7 +153,7 @@ class Config:
 
     input_path: _Path
     output_path: _Path
-    model_weights: Annotated[str, _Rule("a path or ''", is_path=True)]
+    model_weights: _Weights
     colormap: Annotated[str, _one_of("none", *COLORMAPS)]
     file_format: Annotated[str, _one_of("AIR", "MINDIR", "ONNX")]
 

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from src.config import Config
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
 
 
@@ -101,3 +102,29 @@ class MindSporePredictor(Predictor):
     def infer(self, prepared: np.ndarray) -> np.ndarray:
         """Runs the network, see ``Predictor.infer``."""
         return self.net(self._tensor(prepared))[0].asnumpy()
+
+
+def load_predictor(config: Config, weights_key: str) -> MindSporePredictor:
+    """Builds the configured network, loads its weights and says what was loaded.
+
+    Args:
+        config: All settings.
+        weights_key: The key that names the weights: ``model_weights`` or ``ckpt_path``.
+
+    Raises:
+        UsageError: There is no such file.
+        CheckpointError: The file does not hold the whole network.
+    """
+    from src.checkpoint import initialise
+    from src.midas_net import MidasNet
+
+    net = MidasNet(**config.network)
+    print(initialise(net, getattr(config, weights_key), key=weights_key, whole=True))
+    return MindSporePredictor(
+        net,
+        dynamic_shape=config.eval_shapes == "dynamic",
+        width=config.img_width,
+        height=config.img_height,
+        resize_method=config.resize_method,
+        **config.normalisation,
+    )

@@ -15,6 +15,7 @@ from mindspore.amp import all_finite
 
 from src.checkpoint import read_ckpt, save_checkpoint
 from src.errors import CheckpointError, MidasError
+from src.loss import align_scale_shift
 from src.progress import format_seconds
 from src.run_folder import LossLog, LossRow, RunFolder
 from src.utils.loadImgDepth import batches
@@ -58,18 +59,26 @@ def create_optimizer(net: nn.Cell, backbone_lr: np.ndarray, no_backbone_lr: np.n
 
 
 class _NetworkWithLoss(nn.Cell):
+    """(image, mask, target) -> (loss, how many images are predicted upside down, largest prediction)."""
+
     def __init__(self, net: nn.Cell, loss: nn.Cell):
         super().__init__(auto_prefix=False)
         self.net, self.loss = net, loss
 
     def construct(self, image, mask, target):
-        return self.loss(self.net(image), mask, target)
+        prediction = self.net(image)
+        scale, _ = align_scale_shift(prediction.astype(ms.float32), mask, target)
+        inverted = (scale < 0).astype(ms.float32).sum()
+        return self.loss(prediction, mask, target), inverted, prediction.max()
 
 
 class TrainStep(nn.Cell):
-    """One optimisation step: (image, mask, target) -> (loss before the step, whether all gradients are finite).
+    """One optimisation step: (image, mask, target) -> four scalars, the state being that before the step.
 
-    The second tells what the loss may hide: a ReLU turns the NaN of ruined weights into 0.
+    * the loss;
+    * whether all gradients are finite: the loss may hide it, since a ReLU turns the NaN of ruined weights into 0;
+    * how many of the images, of all processes, a negative scale would fit best, see ``turn_output``;
+    * the largest prediction of all processes.
 
     Args:
         net: (N, 3, H, W) -> (N, H, W).
@@ -86,17 +95,40 @@ class TrainStep(nn.Cell):
         self.network = _NetworkWithLoss(net, loss)
         self.network.set_grad()
         self.optimizer = optimizer
-        self.value_and_grad = ops.value_and_grad(self.network, None, optimizer.parameters)
-        self.average = nn.DistributedGradReducer(optimizer.parameters) if world > 1 else nn.Identity()
+        self.value_and_grad = ops.value_and_grad(self.network, None, optimizer.parameters, has_aux=True)
+        is_alone = world == 1
+        self.average = nn.Identity() if is_alone else nn.DistributedGradReducer(optimizer.parameters)
+        self.sum = nn.Identity() if is_alone else ops.AllReduce(ops.ReduceOp.SUM)
+        self.max = nn.Identity() if is_alone else ops.AllReduce(ops.ReduceOp.MAX)
         self.grad_clip_norm = grad_clip_norm
 
     def construct(self, image, mask, target):
-        loss, gradients = self.value_and_grad(image, mask, target)
+        (loss, inverted, peak), gradients = self.value_and_grad(image, mask, target)
         gradients = self.average(gradients)
         finite = all_finite(gradients)
         if self.grad_clip_norm > 0:
             gradients = ops.clip_by_global_norm(gradients, self.grad_clip_norm)
-        return ops.depend(loss, self.optimizer(gradients)), finite
+        return ops.depend(loss, self.optimizer(gradients)), finite, self.sum(inverted), self.max(peak)
+
+
+def turn_output(step: TrainStep, peak: float) -> None:
+    """Turns the network's output round, near for far, at the price of an irrelevant shift: p becomes 1.5 peak - p.
+
+    A loss that fits a scale to each image is as happy with a negative one. A decoder that starts from random weights
+    therefore learns inverse depth or its negative, whichever is closer, and stays with it. The two are mirror images:
+    changing the sign of the last layer, and of its first moments in Adam, leads from one to the other in mid-training.
+
+    Args:
+        step: Its network ends in a convolution to one channel and a ReLU.
+        peak: About the largest prediction; the half above it keeps the turned output clear of the ReLU.
+    """
+    last = step.network.net.decoder.output_conv_scratch[4]
+    moments = {parameter.name: parameter for parameter in step.optimizer.get_parameters()}
+    for parameter in (last.weight, last.bias):
+        moment = moments[f"moment1.{parameter.name}"]
+        moment.set_data(-moment)
+    last.weight.set_data(-last.weight)
+    last.bias.set_data(1.5 * peak - last.bias)
 
 
 @dataclass(frozen=True)
@@ -202,13 +234,13 @@ class Trainer:
         epoch_first_step = step
         for done, batch in enumerate(batches(dataset), first):
             image, mask, target, index = batch
-            loss, gradients_finite = (float(output.asnumpy()) for output in self.step(image, mask, target))
+            loss, is_finite, inverted, peak = (float(output.asnumpy()) for output in self.step(image, mask, target))
             step += 1
             now = time.perf_counter()
             row = LossRow(
                 epoch, step, loss, float(self.backbone_lr[done]), float(self.no_backbone_lr[done]), now - last
             )
-            if not (math.isfinite(loss) and gradients_finite):
+            if not (math.isfinite(loss) and is_finite):
                 raise MidasError(self._not_finite(row, index.asnumpy().tolist()))
             if log:
                 log.append(row)
@@ -225,6 +257,9 @@ class Trainer:
                 self._print(
                     f"epoch time: {elapsed_ms:.3f} ms, per step time: {elapsed_ms / (steps - epoch_first_step):.3f} ms"
                 )
+                if inverted > len(image) * self.plan.world / 2:
+                    self._print("near and far were confused: the network's output is turned round")
+                    turn_output(self.step, peak)
                 saved = saved or epoch % self.save_epochs == 0 or epoch == self.epochs
                 if log:
                     log.draw()

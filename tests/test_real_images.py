@@ -47,6 +47,7 @@ def compare(truth_folder, prediction_folder):
             np.linspace(0, 1, height)[:, None] * np.ones((1, width)),
             mean_target(list(targets.values()), (height, width)),
         )
+        assert align_scale_shift(prediction, target, valid).scale > 0, name  # larger is nearer
         table[name] = [aligned_rmse(candidate, target, valid) for candidate in (prediction, *trivial)]
     return table
 

@@ -11,7 +11,16 @@ from src.checkpoint import load_into, read_weights, save_checkpoint
 from src.errors import CheckpointError
 from src.loss import create_loss
 from src.midas_net import MidasNet
-from src.trainer import Plan, Position, TrainStep, create_optimizer, learning_rates, restore, training_state
+from src.trainer import (
+    Plan,
+    Position,
+    TrainStep,
+    create_optimizer,
+    learning_rates,
+    restore,
+    training_state,
+    turn_output,
+)
 
 STEPS = 10
 PLAN = Plan(samples=40, files=1, batch_size=4, world=1, seed=1)
@@ -56,8 +65,8 @@ def test_ten_steps_equal_pytorch(clip, tmp_path):
     load_into(net, read_weights(tmp_path / "twin.pt"))
     step = TrainStep(net.set_train(True), create_loss("ssi_mse"), create_optimizer(net, *rates), clip)
     outputs = [step(*map(ms.Tensor, batch)) for batch in batches()]
-    assert all(finite.asnumpy() for _, finite in outputs)
-    found = [float(loss.asnumpy()) for loss, _ in outputs]
+    assert all(finite.asnumpy() for _, finite, *_ in outputs)
+    found = [float(loss.asnumpy()) for loss, *_ in outputs]
     assert abs(expected[-1] - expected[0]) > 0.01 * expected[0]
     # Adam divides by the root of tiny second moments, where rounding shows: 1e-3, not the 1e-5 of a single pass.
     assert found == pytest.approx(expected, rel=1e-3)
@@ -75,14 +84,29 @@ def test_step_tells_gradients_that_are_not_finite():
     step = make_step()
     image, mask, target = next(batches())
     image[0, 0, 0, 0] = np.nan
-    _, finite = step(*map(ms.Tensor, (image, mask, target)))
+    _, finite, *_ = step(*map(ms.Tensor, (image, mask, target)))
     assert not finite.asnumpy()
 
 
 def make_step(**sizes):
     net = MidasNet(**{**TINY, **sizes})
-    rates = np.full(2, 1e-3, np.float32)
+    rates = np.full(3, 1e-3, np.float32)
     return TrainStep(net, create_loss("ssi_mse"), create_optimizer(net, rates, rates))
+
+
+def test_turned_output_has_the_same_loss_and_goes_on_as_before():
+    ms.set_seed(1)
+    steps = [make_step().set_train(True), make_step().set_train(True)]
+    for other, parameter in zip(steps[1].get_parameters(), steps[0].get_parameters()):
+        other.set_data(ms.Tensor(parameter.asnumpy()))
+    image, mask, target = map(ms.Tensor, next(batches()))
+    peak = [step(image, mask, target)[3] for step in steps][1]
+    turn_output(steps[1], float(peak.asnumpy()))
+    for _ in range(2):
+        (loss, _, inverted, _), (turned_loss, _, turned_inverted, _) = (step(image, mask, target) for step in steps)
+        # The optimizer does not see the shift, but rounding does.
+        assert float(turned_loss.asnumpy()) == pytest.approx(float(loss.asnumpy()), rel=1e-4)
+        assert float(turned_inverted.asnumpy()) == 4 - float(inverted.asnumpy())
 
 
 def test_restore_gives_back_all_of_the_state(tmp_path):

@@ -1,0 +1,105 @@
+"""The end of scripts/run_demo.sh: one picture of what the network has learnt, and where everything is."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.config import Config, load_config
+from src.device import setup_device
+from src.errors import run_script
+from src.eval_datasets import DenseSample, EvalDataset, open_dataset
+from src.metric import align_scale_shift, resize_prediction
+from src.predictor import Predictor, load_predictor
+from src.run_folder import read_loss_csv
+
+COLUMNS = ("image", "ground truth", "before training", "after training", "error after training")
+ERROR_RANGE = 0.5  # relative depth error that gets the brightest colour
+
+
+def aligned_inverse_depth(predictor: Predictor, dataset: EvalDataset, sample: DenseSample) -> np.ndarray:
+    """Predicts a sample's inverse depth in 1/m: aligned with the ground truth and capped, as it is scored."""
+    prepared = predictor.prepare(sample.image, dataset.resize_method)
+    prediction = resize_prediction(predictor.infer(prepared), *sample.depth.shape)
+    target = 1 / np.where(sample.valid, sample.depth, 1)
+    scale, shift = align_scale_shift(prediction, target, sample.valid)
+    return np.maximum(scale * prediction + shift, 1 / dataset.cap_m)
+
+
+def draw_overview(config: Config, before: Predictor, after: Predictor, path: Path) -> None:
+    """Draws a row per data set: image, ground truth, predictions of inverse depth and error; the last row is DIW's."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 12), layout="constrained")
+    rows = figure.subplots(len(config.data_names), len(COLUMNS))
+    for axes, title in zip(rows[0], COLUMNS):
+        axes.set_title(title)
+    for row, name in zip(rows, config.data_names):
+        dataset = open_dataset(name, getattr(config, f"datapath_{name}"), config.eval_protocol)
+        sample = dataset[0]
+        row[0].imshow(sample.image)
+        row[0].set_ylabel(name)
+        for axes in row:
+            axes.set(xticks=[], yticks=[])
+        if not isinstance(sample, DenseSample):
+            y1, x1, y2, x2 = sample.points[0]
+            farther = "1" if sample.relation[0] > 0 else "2"
+            for axes, predictor in ((row[0], None), (row[2], before), (row[3], after)):
+                if predictor is not None:
+                    prepared = predictor.prepare(sample.image, dataset.resize_method)
+                    axes.imshow(resize_prediction(predictor.infer(prepared), *sample.image.shape[:2]), cmap="inferno")
+                for text, x, y in (("1", x1, y1), ("2", x2, y2)):
+                    axes.text(
+                        x, y, text, color="white", ha="center", va="center", bbox={"facecolor": "black", "pad": 2}
+                    )
+            row[1].text(0.5, 0.5, f"point {farther}\nis farther", ha="center", transform=row[1].transAxes)
+            row[4].axis("off")
+            continue
+        truth = np.where(sample.valid, 1 / np.where(sample.valid, sample.depth, 1), np.nan)
+        limits = {"vmin": np.nanpercentile(truth, 1), "vmax": np.nanpercentile(truth, 99)}
+        limits.update(cmap="inferno", interpolation="nearest")  # other methods lose sparse pixels
+        row[1].imshow(truth, **limits)
+        predictions = [aligned_inverse_depth(predictor, dataset, sample) for predictor in (before, after)]
+        for axes, prediction in zip(row[2:4], predictions):
+            axes.imshow(prediction, **limits)
+        error = np.where(sample.valid, np.abs(truth / predictions[1] - 1), np.nan)
+        shown = row[4].imshow(error, vmin=0, vmax=ERROR_RANGE, cmap="viridis", interpolation="nearest")
+    figure.colorbar(shown, ax=rows[:, 4], label="|d - d*| / d*", shrink=0.5)
+    figure.savefig(path, dpi=70)
+
+
+def print_report(demo: Path, checkpoint: Path) -> None:
+    """Prints the metrics before and after training side by side, the fall of the loss, and the places."""
+    before, after = (json.loads((demo / when / "val.json").read_text()) for when in ("before", "after"))
+    print(f"\n{'sample set':12}{'before training':>18}{'after training':>18}   (less is better)")
+    for name in after:
+        print(f"{name:12}{before[name]:18.4g}{after[name]:18.4g}")
+    rows = read_loss_csv(demo / "train" / "loss.csv")
+    first, last = (np.mean([row.loss for row in rows if row.epoch == epoch]) for epoch in (1, rows[-1].epoch))
+    print(f"\nloss: {first:.0f} in the first epoch, {last:.0f} in the last ({demo / 'train' / 'loss.png'})")
+    print(f"network:    {checkpoint}")
+    print(f"depth maps: {demo / 'depth'}")
+    print(f"evaluation: {demo / 'after' / 'val.json'} and val_details.csv")
+    print(f"overview:   {demo / 'overview.png'}")
+
+
+def main() -> None:
+    """Runs the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--demo", type=Path, required=True)
+    arguments = parser.parse_args()
+    settings = ["--config_path", str(Path(__file__).with_name("demo.yaml"))]
+    config = load_config(__doc__, [*settings, "--model_weights", "", "--ckpt_path", str(arguments.checkpoint)])
+    setup_device(config.device_target, config.device_id, config.seed)
+    before, after = load_predictor(config, "model_weights"), load_predictor(config, "ckpt_path")
+    draw_overview(config, before, after, arguments.demo / "overview.png")
+    print_report(arguments.demo, arguments.checkpoint)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The main job in small, on the CPU: sample data, training, depth maps, evaluation before and after training.
+# What is there already is used again; "rm -rf output/demo data/sample" starts afresh.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+make_environment requirements.txt
+cd "$REPOSITORY"
+demo=output/demo
+settings=(--config_path scripts/demo.yaml)
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "1/5 sample data: rendered scenes with exact depth"
+"$PYTHON" data/make_sample.py --output data/sample --train 96 --eval 8
+
+step "2/5 evaluation before training (random weights)"
+"$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "" --ann_file "$demo/before/val.json" --resume True
+
+step "3/5 training"
+resume=False
+if compgen -G "$demo/train/*.ckpt" >/dev/null; then
+    resume=True
+fi
+"$PYTHON" midas_train.py "${settings[@]}" --resume "$resume"
+checkpoint=$("$PYTHON" -c 'import sys
+sys.path.insert(0, ".")
+from src.run_folder import RunFolder
+print(RunFolder(sys.argv[1]).latest().path)' "$demo/train")
+
+step "4/5 depth maps of photos that were not trained on"
+"$PYTHON" midas_run.py "${settings[@]}" --model_weights "$checkpoint" --output_path "$demo/depth" \
+    --input_path 'data/sample/TUM/*/rgb/*.png'
+
+step "5/5 evaluation after training"
+"$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "$checkpoint" --ann_file "$demo/after/val.json" --resume True
+"$PYTHON" scripts/demo_report.py --checkpoint "$checkpoint" --demo "$demo"
