@@ -96,8 +96,7 @@ def train(config: Config, device: Device) -> None:
     weights = "" if resume_path else config.model_weights
     said = initialise(net, weights)
     net.set_train(True)
-    optimizer = create_optimizer(net, backbone_lr, no_backbone_lr)
-    step = TrainStep(net, create_loss(config.loss), optimizer, config.grad_clip_norm, device.world)
+    step = TrainStep(net, create_loss(config.loss), create_optimizer(net), config.grad_clip_norm, device.world)
     if resume_path:
         start = restore(step, resume_path, plan)
         sequence = sequence_after(start)

@@ -20,14 +20,14 @@ from torch_midas import TorchMidas, torch_loss  # noqa: E402
 
 from src.loss import create_loss  # noqa: E402
 from src.midas_net import MidasNet  # noqa: E402
-from src.trainer import TrainStep, create_optimizer  # noqa: E402
+from src.trainer import TrainStep, create_optimizer, set_learning_rates  # noqa: E402
 
 
 def mindspore_step(image, mask, target):
     """Makes a call that does one step of this project."""
     net = MidasNet().set_train(True)
-    rates = np.full(1000, 1e-5, np.float32), np.full(1000, 1e-4, np.float32)
-    step = TrainStep(net, create_loss("ssi_mse"), create_optimizer(net, *rates))
+    step = TrainStep(net, create_loss("ssi_mse"), create_optimizer(net))
+    set_learning_rates(step.optimizer, 1e-5, 1e-4)
     batch = [ms.Tensor(x) for x in (image, mask, target)]
     return lambda: float(step(*batch)[0].asnumpy())
 

@@ -11,7 +11,6 @@ from typing import Callable, Optional
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
-from mindspore.amp import all_finite
 
 from src.checkpoint import read_ckpt, save_checkpoint
 from src.errors import CheckpointError, MidasError
@@ -41,21 +40,30 @@ def learning_rates(lr: float, end_lr: float, power: float, steps: int, decay: bo
     return ((lr - end_lr) * (1 - np.arange(steps) / steps) ** power + end_lr).astype(np.float32)
 
 
-def create_optimizer(net: nn.Cell, backbone_lr: np.ndarray, no_backbone_lr: np.ndarray) -> nn.Adam:
-    """Makes Adam with a learning rate of its own for the encoder.
+def create_optimizer(net: nn.Cell) -> nn.Adam:
+    """Makes Adam with a learning rate of its own for the encoder; ``set_learning_rates`` says which.
+
+    (Adam also takes the rates of all steps as lists, but then it looks them up once a parameter, and the full network
+    takes three times as long to compile.)
 
     Args:
         net: Its parameters whose name contains ``backbone`` are the encoder.
-        backbone_lr: (steps,), the encoder's rate at every step of the run.
-        no_backbone_lr: (steps,), that of all other parameters.
     """
     parameters = net.trainable_params()
     groups = [
-        {"params": [p for p in parameters if "backbone" in p.name], "lr": backbone_lr.tolist()},
-        {"params": [p for p in parameters if "backbone" not in p.name], "lr": no_backbone_lr.tolist()},
+        {"params": [p for p in parameters if "backbone" in p.name], "lr": 0.0},
+        {"params": [p for p in parameters if "backbone" not in p.name], "lr": 0.0},
         {"order_params": parameters},
     ]
     return nn.Adam(groups)
+
+
+def set_learning_rates(optimizer: nn.Adam, backbone_lr: float, no_backbone_lr: float) -> None:
+    """Sets the learning rates of an optimizer of ``create_optimizer`` from its next step on."""
+    rates = {"learning_rate_group_0": backbone_lr, "learning_rate_group_1": no_backbone_lr}
+    for parameter in optimizer.get_parameters():
+        if parameter.name in rates:
+            parameter.set_data(ms.Tensor(rates[parameter.name], ms.float32))
 
 
 class _NetworkWithLoss(nn.Cell):
@@ -76,7 +84,7 @@ class TrainStep(nn.Cell):
     """One optimisation step: (image, mask, target) -> four scalars, the state being that before the step.
 
     * the loss;
-    * whether all gradients are finite: the loss may hide it, since a ReLU turns the NaN of ruined weights into 0;
+    * whether the gradients are finite: the loss may hide it, since a ReLU turns the NaN of ruined weights into 0;
     * how many of the images, of all processes, a negative scale would fit best, see ``turn_output``;
     * the largest prediction of all processes.
 
@@ -100,12 +108,18 @@ class TrainStep(nn.Cell):
         self.average = nn.Identity() if is_alone else nn.DistributedGradReducer(optimizer.parameters)
         self.sum = nn.Identity() if is_alone else ops.AllReduce(ops.ReduceOp.SUM)
         self.max = nn.Identity() if is_alone else ops.AllReduce(ops.ReduceOp.MAX)
+        # NaN and infinity in what a layer gets, or gets back, show in the gradients of its bias, scale or shift. These
+        # are a thousandth of all: to look at every gradient would take longer than to update the weights.
+        self.vectors = tuple(i for i, parameter in enumerate(optimizer.parameters) if parameter.ndim == 1)
         self.grad_clip_norm = grad_clip_norm
 
     def construct(self, image, mask, target):
         (loss, inverted, peak), gradients = self.value_and_grad(image, mask, target)
         gradients = self.average(gradients)
-        finite = all_finite(gradients)
+        vector_sum = ops.zeros((), ms.float32)
+        for index in self.vectors:
+            vector_sum = vector_sum + gradients[index].astype(ms.float32).sum()
+        finite = ops.isfinite(vector_sum)
         if self.grad_clip_norm > 0:
             gradients = ops.clip_by_global_norm(gradients, self.grad_clip_norm)
         return ops.depend(loss, self.optimizer(gradients)), finite, self.sum(inverted), self.max(peak)
@@ -170,7 +184,7 @@ class Trainer:
         step: ``TrainStep``.
         plan: Of the run.
         epochs: Of the run.
-        backbone_lr: (epochs * steps_per_epoch,) rates of the encoder, for the log.
+        backbone_lr: (epochs * steps_per_epoch,), learning rate of the encoder at every step.
         no_backbone_lr: The same for the decoder.
         folder: Run folder; None in all but the first of several data-parallel processes.
         batch_files: Maps the sample indices of a batch to file names, for messages.
@@ -231,15 +245,17 @@ class Trainer:
         epoch, step = (start.epoch, start.step) if start.step < steps else (start.epoch + 1, 0)
         first = (epoch - 1) * steps + step
         run_start = epoch_start = last = time.perf_counter()
-        epoch_first_step = step
+        epoch_first_step, last_rates = step, None
         for done, batch in enumerate(batches(dataset), first):
             image, mask, target, index = batch
+            rates = float(self.backbone_lr[done]), float(self.no_backbone_lr[done])
+            if rates != last_rates:
+                set_learning_rates(self.step.optimizer, *rates)
+                last_rates = rates
             loss, is_finite, inverted, peak = (float(output.asnumpy()) for output in self.step(image, mask, target))
             step += 1
             now = time.perf_counter()
-            row = LossRow(
-                epoch, step, loss, float(self.backbone_lr[done]), float(self.no_backbone_lr[done]), now - last
-            )
+            row = LossRow(epoch, step, loss, *rates, now - last)
             if not (math.isfinite(loss) and is_finite):
                 raise MidasError(self._not_finite(row, index.asnumpy().tolist()))
             if log:
