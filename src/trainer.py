@@ -86,7 +86,7 @@ class TrainStep(nn.Cell):
     * the loss;
     * whether the gradients are finite: the loss may hide it, since a ReLU turns the NaN of ruined weights into 0;
     * how many of the images, of all processes, a negative scale would fit best, see ``turn_output``;
-    * the largest prediction of all processes.
+    * the largest prediction, averaged over the processes.
 
     Args:
         net: (N, 3, H, W) -> (N, H, W).
@@ -107,7 +107,7 @@ class TrainStep(nn.Cell):
         is_alone = world == 1
         self.average = nn.Identity() if is_alone else nn.DistributedGradReducer(optimizer.parameters)
         self.sum = nn.Identity() if is_alone else ops.AllReduce(ops.ReduceOp.SUM)
-        self.max = nn.Identity() if is_alone else ops.AllReduce(ops.ReduceOp.MAX)
+        self.world = world
         # NaN and infinity in what a layer gets, or gets back, show in the gradients of its bias, scale or shift. These
         # are a thousandth of all: to look at every gradient would take longer than to update the weights.
         self.vectors = tuple(i for i, parameter in enumerate(optimizer.parameters) if parameter.ndim == 1)
@@ -122,7 +122,8 @@ class TrainStep(nn.Cell):
         finite = ops.isfinite(vector_sum)
         if self.grad_clip_norm > 0:
             gradients = ops.clip_by_global_norm(gradients, self.grad_clip_norm)
-        return ops.depend(loss, self.optimizer(gradients)), finite, self.sum(inverted), self.max(peak)
+        mean_peak = self.sum(peak) / self.world  # not the largest: on the CPU AllReduce can only add
+        return ops.depend(loss, self.optimizer(gradients)), finite, self.sum(inverted), mean_peak
 
 
 def turn_output(step: TrainStep, peak: float) -> None:
