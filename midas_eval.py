@@ -1,9 +1,10 @@
 """Scores a network on the benchmark sets.
 
 ``python midas_eval.py --data_name Kitti,TUM --ckpt_path WEIGHTS`` writes the mean of each set to ``ann_file``
-(val.json) and a row per image to ``val_details.csv`` beside it. ``--data_name all`` evaluates the sets that are
-there. A new evaluation replaces the two files, ``--resume True`` goes on with an interrupted one and keeps the sets
-that are finished.
+(val.json), and beside it a row per image to ``val_details.csv`` and what the figures depend on to
+``val_settings.json``. ``--data_name all`` evaluates the sets that are there. A new evaluation sets the files of an
+earlier one aside (``val.previous.json`` and so on), ``--resume True`` goes on with an interrupted one and keeps the
+sets that are finished.
 """
 
 import sys
@@ -24,37 +25,45 @@ from src.progress import Progress
 def open_datasets(config: Config) -> tuple[list[EvalDataset], dict[str, DataError]]:
     """Opens the data sets that ``data_name`` asks for.
 
-    A set that is asked for by its name must be there; of ``all``, those that cannot be opened are left out.
+    A set that is asked for by its name must be there; of ``all``, those that are missing are left out. A damaged set
+    is left out in any case. What is left out is printed.
 
     Returns:
         The data sets, and the name of each that is left out with the reason.
 
     Raises:
         UsageError: A set is not where it was looked for, or of ``all`` there is none.
-        DataError: A set that is asked for by its name is damaged.
+        DataError: All that is there is damaged.
     """
-    wants_all = "all" in config.data_name.lower()  # no set has it in its name
     datasets, left_out = [], {}
     for name in config.data_names:
         try:
             datasets.append(open_dataset(name, getattr(config, f"datapath_{name}"), config.eval_protocol))
         except DataError as error:
-            if wants_all:
-                left_out[name] = error
-                print(f"{name} is left out: {error}", file=sys.stderr)
-            elif isinstance(error, DatasetMissing):
+            if isinstance(error, DatasetMissing) and name in config.required_data_names:
                 raise UsageError(f"datapath_{name}: {error}") from error
-            else:
-                raise
+            left_out[name] = error
+    for name, error in left_out.items():
+        print(f"{name} is left out: {error}", file=sys.stderr)
     if not datasets:
-        raise UsageError("data_name all: expected at least one data set, found none that can be read, see above")
+        kind = DataError if damaged(left_out) else UsageError
+        raise kind(f"data_name {config.data_name}: expected at least one data set, found none to evaluate, see above")
     return datasets, left_out
 
 
+def damaged(left_out: dict[str, DataError]) -> list[str]:
+    """Names the sets that were left out though they are there."""
+    return [name for name, error in left_out.items() if not isinstance(error, DatasetMissing)]
+
+
 def settings_of(config: Config, device_target: str) -> dict[str, Any]:
-    """Lists what the figures depend on, but for the data."""
+    """Lists what the figures depend on, to the last bit, but for the data."""
+    import mindspore
+
     return {
+        "mindspore": mindspore.__version__,
         "eval_protocol": config.eval_protocol,
+        "eval_shapes": config.eval_shapes,
         "ckpt_sha256": content_hash(config.ckpt_path) if config.ckpt_path else f"random, seed {config.seed}",
         "device_target": device_target,
         **config.network,
@@ -99,7 +108,8 @@ def report(results: list[SetResult], protocol: str) -> None:
             names = ", ".join(result.empty[:5]) + (", ..." if len(result.empty) > 5 else "")
             print(f"{result.dataset}: left out of the mean, no valid pixel: {len(result.empty)} images ({names})")
         if result.inverted:
-            print(f"{result.dataset}: {result.inverted} predictions were turned round by the fit (scale < 0)")
+            fate = "turned round by the fit" if protocol == "modelzoo" else "scored like constant ones"
+            print(f"{result.dataset}: {result.inverted} predictions take near for far (best scale < 0), {fate}")
 
 
 def faults(results: list[SetResult], left_out: dict[str, DataError]) -> list[str]:
@@ -110,7 +120,7 @@ def faults(results: list[SetResult], left_out: dict[str, DataError]) -> list[str
         if result.faulty
     ]
     found += [f"{result.dataset}: no image could be scored" for result in results if not result.scored]
-    found += [str(error) for error in left_out.values() if not isinstance(error, DatasetMissing)]
+    found += [f"{name}: damaged and left out, see above" for name in damaged(left_out)]
     return found
 
 
@@ -127,6 +137,9 @@ def main() -> int:
     predictor = load_predictor(config, "ckpt_path")
     results = []
     with ResultFiles(config.ann_file, settings_of(config, device.target), datasets, config.resume) as files:
+        if files.set_aside:
+            kept = ", ".join(map(str, files.set_aside))
+            print(f"earlier results are now {kept}; --resume True goes on with an interrupted evaluation")
         for dataset in datasets:
             results.append(evaluate_set(dataset, predictor, files, config.num_parallel_workers))
             files.finish(results[-1])

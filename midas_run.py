@@ -15,6 +15,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from src.compile_cache import enable_compile_cache
 from src.config import Config, load_config
 from src.device import setup_device
@@ -106,6 +108,8 @@ def predict_all(config: Config, images: list[Path]) -> tuple[int, int]:
             try:
                 size, prepared = current.result()
                 inverse_depth = resize_prediction(predictor.infer(prepared), *size)
+                if not np.isfinite(inverse_depth).all():
+                    raise DataError(f"{path}: expected a finite prediction, found NaN or infinity; check the weights")
                 write_depth(names[path], inverse_depth)
                 if config.colormap != "none":
                     write_color(names[path].with_name(names[path].name + "_color.png"), inverse_depth, config.colormap)

@@ -108,7 +108,7 @@ def train(config: Config, device: Device) -> None:
 
     is_first = device.rank == 0
     if is_first:
-        folder.start(dump_config(config), resumed=bool(resume_path))
+        folder.start(dump_config(config), start.epoch, start.step)
         print(
             f"{config.epoch_size} epochs of {plan.steps_per_epoch} steps, batch size {plan.batch_size} on "
             f"{plan.world} x {device.target}, {config.img_width}x{config.img_height} pixels, run folder {folder.path}",

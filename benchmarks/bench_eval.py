@@ -3,7 +3,8 @@
 ``python benchmarks/bench_eval.py [--full] [--data_dir DATA] [--rounds 5]``. Without ``--data_dir``, which has
 the layout of config.yaml, it makes sample data of about 640x480 pixels. The network is a small one unless ``--full``
 asks for the large one. On a CPU the network itself keeps all cores busy, so that little is to be gained there;
-``--device_ms 30`` waits instead, as a host does for an accelerator that takes so long.
+``--device_ms 30`` waits instead, as a host does for an accelerator that takes so long. The end compares one
+compilation for all sizes with one for each.
 """
 
 import argparse
@@ -17,16 +18,20 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import mindspore as ms  # noqa: E402
+import numpy as np  # noqa: E402
 from conftest import TINY  # noqa: E402
 from side_by_side import compare, machine  # noqa: E402
 
 from data.make_sample import make_sample  # noqa: E402
 from src.config import load_config  # noqa: E402
+from src.errors import DataError  # noqa: E402
 from src.eval_datasets import DatasetMissing, open_dataset  # noqa: E402
-from src.evaluator import evaluate, score_prediction, summarise  # noqa: E402
+from src.evaluator import Record, evaluate, score_prediction, summarise  # noqa: E402
 from src.metric import mean_over_images  # noqa: E402
 from src.midas_net import MidasNet  # noqa: E402
 from src.predictor import MindSporePredictor, Predictor  # noqa: E402
+
+MIXED_SIZES = [(480, 640), (640, 480), (375, 1242), (436, 1024), (500, 500)]  # height, width of pictures
 
 
 class WaitingPredictor(Predictor):
@@ -55,16 +60,20 @@ def pipeline(dataset, predictor, workers):
         predictor.infer,
         workers,
     )
-    return summarise(dataset, outcomes, faulty=0).value
+    records = [outcome for outcome in outcomes if isinstance(outcome, Record)]
+    return summarise(dataset, records, len(dataset) - len(records)).value
 
 
 def plain_loop(dataset, predictor):
     """Reads, predicts and scores one image after another; returns the mean."""
     values = []
     for index in range(len(dataset)):
-        sample = dataset[index]
-        inverse_depth = predictor.infer(predictor.prepare(sample.image, dataset.resize_method))
-        values.append(score_prediction(dataset, sample, inverse_depth).value)
+        try:
+            sample = dataset[index]
+            inverse_depth = predictor.infer(predictor.prepare(sample.image, dataset.resize_method))
+            values.append(score_prediction(dataset, sample, inverse_depth).value)
+        except DataError:
+            continue
     return mean_over_images(values)
 
 
@@ -78,6 +87,26 @@ def open_all(folder):
         except DatasetMissing as error:
             print(error)
     return datasets
+
+
+def compare_shapes(net_arguments, rounds):
+    """Times the network alone on pictures of several sizes, compiled once for all and once for each."""
+    dynamic, static = (
+        MindSporePredictor(MidasNet(**net_arguments), dynamic_shape=dynamic_shape) for dynamic_shape in (True, False)
+    )
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for size in MIXED_SIZES]
+    prepared = [dynamic.prepare(picture) for picture in pictures]
+
+    def run(predictor):
+        for array in prepared:
+            predictor.infer(array)
+
+    shapes = ", ".join(f"{array.shape[2]}x{array.shape[3]}" for array in prepared)
+    print(f"\nnetwork alone, {len(prepared)} inputs of mixed sizes: {shapes}")
+    contenders = {"dynamic shapes": partial(run, dynamic), "static shapes": partial(run, static)}
+    compare(contenders, rounds, unit="images", work=len(prepared))
+    print(f"graph compilations: dynamic {dynamic.compilations}, static {static.compilations}")
 
 
 def main():
@@ -109,6 +138,9 @@ def main():
             for workers in arguments.workers:
                 contenders[f"this project, workers: {workers}"] = partial(pipeline, dataset, predictor, workers)
             compare(contenders, arguments.rounds, unit="images", work=len(dataset))
+    if arguments.device_ms is None:
+        print(f"\ngraph compilations, all sets together: {predictor.compilations}")
+        compare_shapes({} if arguments.full else TINY, arguments.rounds)
 
 
 if __name__ == "__main__":

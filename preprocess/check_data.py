@@ -15,24 +15,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.config import load_config
 from src.errors import DataError, UsageError, run_script
 from src.eval_datasets import DatasetMissing, EvalDataset, OrdinalSample, open_dataset
 from src.progress import Progress
 from src.util import read_gray, read_image
 from src.utils.loadImgDepth import Pair, check_pairs, list_pairs, read_mixdata
 
-FOLDERS = {
-    "Kitti": "Kitti_raw_data",
-    "Sintel": "Sintel",
-    "TUM": "TUM",
-    "NYU": "NYU",
-    "ETH3D": "ETH3D",
-    "DIW": "DIW",
-}
 MAX_NAMED = 20  # faults printed per set
 
 
@@ -124,12 +117,13 @@ def describe_sample(dataset: EvalDataset, index: int) -> str:
     return f"{size}, depth {depth.min():.2f}..{depth.max():.2f} m on {100 * sample.valid.mean():.1f} % of the pixels"
 
 
-def check_dataset(name: str, folder: Path, every: bool, workers: int) -> Report:
-    """Checks one evaluation set."""
+def check_dataset(name: str, path: Union[str, tuple[str, ...]], every: bool, workers: int) -> Report:
+    """Checks one evaluation set, at the path or paths that the setting ``datapath_NAME`` gives."""
     report = Report(name)
     try:
-        dataset = open_dataset(name, folder)
+        dataset = open_dataset(name, path)
     except DataError as error:
+        folder = Path(path) if isinstance(path, str) else Path(path[0]).parent
         if isinstance(error, DatasetMissing) and not (folder.is_dir() and any(folder.iterdir())):
             report.missing = str(error)
         else:  # something is there, but not what is expected
@@ -168,8 +162,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
     workers = os.cpu_count() or 1
     reports = [check_training(options.data_dir, options.all, workers)]
+    config = load_config("", ["--train_data_dir", str(options.data_dir)])
     reports += [
-        check_dataset(name, options.data_dir / folder, options.all, workers) for name, folder in FOLDERS.items()
+        check_dataset(name, getattr(config, f"datapath_{name}"), options.all, workers) for name in config.data_names
     ]
     for report in reports:
         print("\n".join(report.lines()))

@@ -7,7 +7,8 @@ Makes DRIVE/image/NAME.png and DRIVE/depth/NAME.png for every frame that has bot
 ``DATE/DRIVE FRAME l``, ``DRIVE FRAME`` or paths such as ``DATE/DRIVE/image_02/data/NAME.png`` (further columns are
 ignored). Frames without annotated depth are named and left out: the paper scores those frames of the Eigen test
 split that belong to the official validation set, which is the default; ``--splits val train`` takes all that have
-depth. Exit status: 0, or 1 if a picture is missing or nothing could be made.
+depth. Exit status: 0, or 1 if a picture is missing, nothing could be made, or the output folder holds other frames
+(from an earlier run): these would be scored with the rest.
 """
 
 import argparse
@@ -132,6 +133,12 @@ def deal(
     return without_depth, without_picture
 
 
+def frames_in(output: Path) -> list[Frame]:
+    """Lists the frames of a folder in the documented layout that an evaluation would score."""
+    depths = sorted(path for path in output.glob("*/depth/*.png") if not path.name.startswith("."))
+    return [Frame(path.parents[1].name, path.stem) for path in depths]
+
+
 def _numbers_by_drive(frames: list[Frame]) -> dict[str, str]:
     """Returns drive -> numbers of the frames, separated by blanks."""
     numbers = defaultdict(list)
@@ -161,11 +168,16 @@ def main(arguments: Optional[list[str]] = None) -> int:
         print(f"no annotated depth for {drive}: {numbers}")
     for drive, numbers in _numbers_by_drive(without_picture).items():
         print(f"no picture in {raw_folder(options.raw, drive)}: {numbers}")
+    made = set(frames).difference(without_depth, without_picture)
+    others = [frame for frame in frames_in(options.output) if frame not in made]
+    for drive, numbers in _numbers_by_drive(others).items():
+        print(f"not made by this run, but in {options.output / drive}: {numbers}")
     with_depth = len(frames) - len(without_depth)
-    made = with_depth - len(without_picture)
     print(f"{len(frames)} frames listed, {with_depth} with annotated depth in {', '.join(options.splits)}")
-    print(f"{options.output}: {made} frames made, {len(without_picture)} have depth but no picture")
-    return 0 if made and not without_picture else 1
+    print(f"{options.output}: {len(made)} frames made, {len(without_picture)} have depth but no picture")
+    if others:
+        print(f"{options.output}: {len(others)} other frames, which would be scored too: remove them")
+    return 0 if made and not without_picture and not others else 1
 
 
 if __name__ == "__main__":

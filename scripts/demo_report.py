@@ -13,7 +13,8 @@ from src.config import Config, load_config
 from src.device import setup_device
 from src.errors import run_script
 from src.eval_datasets import DenseSample, EvalDataset, open_dataset
-from src.metric import align_scale_shift, resize_prediction
+from src.evaluator import score_prediction
+from src.metric import resize_prediction
 from src.predictor import Predictor, load_predictor
 from src.run_folder import read_loss_csv
 
@@ -24,10 +25,9 @@ ERROR_RANGE = 0.5  # relative depth error that gets the brightest colour
 def aligned_inverse_depth(predictor: Predictor, dataset: EvalDataset, sample: DenseSample) -> np.ndarray:
     """Predicts a sample's inverse depth in 1/m: aligned with the ground truth and capped, as it is scored."""
     prepared = predictor.prepare(sample.image, dataset.resize_method)
-    prediction = resize_prediction(predictor.infer(prepared), *sample.depth.shape)
-    target = 1 / np.where(sample.valid, sample.depth, 1)
-    scale, shift = align_scale_shift(prediction, target, sample.valid)
-    return np.maximum(scale * prediction + shift, 1 / dataset.cap_m)
+    prediction = resize_prediction(predictor.infer(prepared), *sample.depth.shape, half_pixel=dataset.half_pixel)
+    score = score_prediction(dataset, sample, prediction)
+    return np.maximum(score.scale * prediction + score.shift, 1 / dataset.cap_m)
 
 
 def draw_overview(config: Config, before: Predictor, after: Predictor, path: Path) -> None:
@@ -76,8 +76,9 @@ def print_report(demo: Path, checkpoint: Path) -> None:
     """Prints the metrics before and after training side by side, the fall of the loss, and the places."""
     before, after = (json.loads((demo / when / "val.json").read_text()) for when in ("before", "after"))
     print(f"\n{'sample set':12}{'before training':>18}{'after training':>18}   (less is better)")
-    for name in after:
-        print(f"{name:12}{before[name]:18.4g}{after[name]:18.4g}")
+    for name, value in after.items():
+        value_before = f"{before[name]:.4g}" if name in before else "-"
+        print(f"{name:12}{value_before:>18}{value:18.4g}")
     rows = read_loss_csv(demo / "train" / "loss.csv")
     first, last = (np.mean([row.loss for row in rows if row.epoch == epoch]) for epoch in (1, rows[-1].epoch))
     print(f"\nloss: {first:.0f} in the first epoch, {last:.0f} in the last ({demo / 'train' / 'loss.png'})")

@@ -15,7 +15,7 @@ step "1/5 sample data: rendered scenes with exact depth"
 "$PYTHON" data/make_sample.py --output data/sample --train 96 --eval 8
 
 step "2/5 evaluation before training (random weights)"
-"$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "" --ann_file "$demo/before/val.json" --resume True
+"$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "" --ann_file "$demo/before/val.json"
 
 step "3/5 training"
 resume=False
@@ -33,5 +33,5 @@ step "4/5 depth maps of photos that were not trained on"
     --input_path 'data/sample/TUM/*/rgb/*.png'
 
 step "5/5 evaluation after training"
-"$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "$checkpoint" --ann_file "$demo/after/val.json" --resume True
+"$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "$checkpoint" --ann_file "$demo/after/val.json"
 "$PYTHON" scripts/demo_report.py --checkpoint "$checkpoint" --demo "$demo"

@@ -179,6 +179,12 @@ class Config:
         """The evaluation sets that ``data_name`` asks for, each once, in the order given."""
         return tuple(dict.fromkeys(name for word in _words(self.data_name) for name in _DATA_SETS_BY_WORD[word]))
 
+    @property
+    def required_data_names(self) -> tuple[str, ...]:
+        """Those of ``data_names`` that are asked for by their own name, not by ``all`` alone: they must be there."""
+        words = _words(self.data_name)
+        return tuple(name for name in self.data_names if name.lower() in words)
+
 
 # key -> (type, rule)
 _SCHEMA: dict[str, tuple[Any, _Rule]] = {

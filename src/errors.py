@@ -39,6 +39,9 @@ def run_script(main: Callable[[], Optional[int]]) -> None:
     except MidasError as error:
         print(f"error: {error}", file=sys.stderr)
         status = error.exit_status
+    except OSError as error:  # a full disk, a folder that may not be written: the file says it all
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        status = MidasError.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130

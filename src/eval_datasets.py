@@ -12,11 +12,13 @@ the 2021 MindSpore suite, so that figures can be compared with those it publishe
 * TUM depth read as 8 bit, i.e. only its upper byte, and still divided by 5000,
 * Sintel scored only where the occlusion mask is 255, which is where the right view sees nothing,
 * DIW's ``>`` taken as "point 1 is nearer",
-* predictions resized without half-pixel centres (``half_pixel``).
+* predictions resized without half-pixel centres (``half_pixel``),
+* predictions that take near for far turned round by the fit (``turn_round``), as that suite's plain least squares did.
 
 Ground truth belongs to the pixels as stored: EXIF orientation is ignored, and nothing is resized here.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,6 +122,15 @@ def _text_lines(path: Path) -> list[str]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def _size_and_time(path: Path) -> Optional[tuple[int, int]]:
+    """Bytes and nanoseconds of the last change, None where there is no such file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL byte in the name
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 class EvalDataset:
     """A list of samples and how they are scored.
 
@@ -186,15 +197,31 @@ class EvalDataset:
             if isinstance(entry, _Broken):
                 faults[index] = entry.fault
                 continue
-            gone = [field for field in entry if isinstance(field, Path) and not field.is_file()]
+            gone = [file for file in self._files_of(entry) if not os.path.isfile(file)]
             if gone:
                 faults[index] = f"{gone[0]}: expected a file for sample {entry.name}, found none"
         return faults
+
+    def fingerprint(self) -> str:
+        """Returns a digest of the list of samples, and of size and time of change of the files that they are read from.
+
+        It tells other data from the same; nothing is decoded.
+        """
+        digest = hashlib.sha256()
+        for entry in self._entries:
+            files = [] if isinstance(entry, _Broken) else self._files_of(entry)
+            digest.update(ascii((entry, [_size_and_time(file) for file in files])).encode())
+        return digest.hexdigest()
 
     @property
     def half_pixel(self) -> bool:
         """Whether predictions are resized with half-pixel centres (see ``src.metric.resize_prediction``)."""
         return self.protocol == "paper"
+
+    @property
+    def turn_round(self) -> bool:
+        """Whether the fit may turn a prediction round (see ``src.metric.score_dense``)."""
+        return self.protocol == "modelzoo"
 
     def _list(self, path: Any) -> list:
         """Lists the entries; each has a ``name`` and is either ``_Broken`` or what ``_read`` takes."""
@@ -203,8 +230,12 @@ class EvalDataset:
     def _read(self, entry: Any) -> Union[DenseSample, OrdinalSample]:
         raise NotImplementedError
 
+    def _files_of(self, entry: Any) -> list[Path]:
+        """The files that ``_read`` reads."""
+        return [field for field in entry if isinstance(field, Path)]
+
     def _missing(self, path: PathLike) -> DatasetMissing:
-        found = "no such files" if Path(path).is_dir() else "no such folder"
+        found = "no such files" if os.path.isdir(path) else "no such folder"
         return DatasetMissing(f"{path}: expected {self.name} as {self.layout}, found {found}")
 
     def _image(self, path: Path) -> np.ndarray:
@@ -254,19 +285,28 @@ class Sintel(EvalDataset):
 
     def _list(self, path: PathLike) -> list[_Pair]:
         self._root = Path(path)
-        if self.protocol == "modelzoo" and not (self._root / "occlusions").is_dir():
-            raise DatasetMissing(f"{self._root}: expected occlusions/SCENE/FRAME.png for the modelzoo protocol")
         pairs = []
         for truth in _files(self._root, "depth/*/*.dpt"):
             name = f"{truth.parent.name}/{truth.stem}"
             pairs.append(_Pair(name, self._root / "final_left" / f"{name}.png", truth))
+        if pairs and self.protocol == "modelzoo" and not os.path.isdir(self._root / "occlusions"):
+            raise DatasetMissing(
+                f"{self._root}: expected occlusions/SCENE/FRAME.png for the modelzoo protocol, found none"
+            )
         return pairs
+
+    def _occlusion_path(self, entry: _Pair) -> Path:
+        return self._root / "occlusions" / f"{entry.name}.png"
+
+    def _files_of(self, entry: _Pair) -> list[Path]:
+        masks = [self._occlusion_path(entry)] if self.protocol == "modelzoo" else []
+        return super()._files_of(entry) + masks
 
     def _read(self, entry: _Pair) -> DenseSample:
         sample = self._dense(entry, self._image(entry.image), read_dpt(entry.truth))
         if self.protocol == "paper":
             return sample
-        path = self._root / "occlusions" / f"{entry.name}.png"
+        path = self._occlusion_path(entry)
         occlusion = read_gray(path)
         _check_size(path, occlusion, entry.image, sample.image)
         return DenseSample(sample.name, sample.image, sample.depth, sample.valid & (occlusion == 255))
@@ -287,10 +327,10 @@ class Tum(EvalDataset):
 
     def _list(self, path: PathLike) -> list[Union[_Pair, _Broken]]:
         root = Path(path)
-        if (root / self.sequence).is_dir():
+        if os.path.isdir(root / self.sequence):
             root = root / self.sequence
         associations = root / "associate.txt"
-        if not associations.is_file():
+        if not os.path.isfile(associations):
             raise self._missing(path)
         entries = []
         for number, line in enumerate(_text_lines(associations), start=1):
@@ -317,7 +357,7 @@ class Tum(EvalDataset):
     def _unpacked(path: Path) -> Path:
         """The file itself, or its place where an archive was unpacked into the folder it makes (rgb/rgb/*.png)."""
         nested = path.parent / path.parent.name / path.name
-        return nested if nested.is_file() and not path.is_file() else path
+        return nested if os.path.isfile(nested) and not os.path.isfile(path) else path
 
 
 class Nyu(EvalDataset):
@@ -340,19 +380,26 @@ class Nyu(EvalDataset):
             raise UsageError(f"{self.name}: expected two paths, nyu.mat and splits.mat, found {len(path)}")
         self._path, splits = map(Path, path)
         for file in (self._path, splits):
-            if not file.is_file():
+            if not os.path.isfile(file):
                 raise DatasetMissing(f"{file}: expected {self.name} as {self.layout}, found no such file")
         self._process: Optional[int] = None
         self._file: Any = None
         count = self._count()
         entries = []
+        listed = set()
         for index in _test_indices(splits):
-            if 1 <= index <= count:
-                entries.append(_Frame(f"{index:04d}", index - 1))
+            name = f"{index:04d}"
+            if not 1 <= index <= count:
+                entries.append(_Broken(name, f"{splits}: expected testNdxs from 1 to {count}, found {index}"))
+            elif index in listed:
+                entries.append(_Broken(name, f"{splits}: expected each of testNdxs once, found {index} again"))
             else:
-                fault = f"{splits}: expected testNdxs from 1 to {count}, found {index}"
-                entries.append(_Broken(f"{index:04d}", fault))
+                entries.append(_Frame(name, index - 1))
+            listed.add(index)
         return entries
+
+    def _files_of(self, entry: _Frame) -> list[Path]:
+        return [self._path]
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_file": None, "_process": None}  # HDF5 handles belong to one process
@@ -360,39 +407,38 @@ class Nyu(EvalDataset):
     def _open(self) -> Any:
         import h5py  # only this data set needs it
 
-        try:
-            return h5py.File(self._path, "r")
-        except OSError as error:
-            raise DataError(
-                f"{self._path}: expected a MATLAB 7.3 (HDF5) file, found another or a damaged one"
-            ) from error
+        return h5py.File(self._path, "r")
 
     def _count(self) -> int:
         """Checks the two arrays and returns how many pictures they hold."""
-        with self._open() as file:
-            shapes = []
-            for key in ("images", "rawDepths"):
-                if not hasattr(file.get(key), "shape"):
-                    raise DataError(
-                        f"{self._path}: expected the array {key}, found {', '.join(sorted(file)) or 'none'}"
-                    )
-                shapes.append(file[key].shape)
-            dtype = file["images"].dtype
-        images, depths = shapes
-        if len(images) != 4 or images[1] != 3 or depths != (images[0], *images[2:]) or dtype != np.uint8:
+        try:
+            with self._open() as file:
+                keys = sorted(file)
+                found = {key: file[key] for key in ("images", "rawDepths") if key in file}
+                arrays = {key: (item.dtype, item.shape) for key, item in found.items() if hasattr(item, "shape")}
+        except Exception as error:  # damage shows in h5py as any of half a dozen kinds
             raise DataError(
-                f"{self._path}: expected uint8 images (N, 3, W, H) and rawDepths (N, W, H), "
-                f"found {dtype} {images} and {depths}"
+                f"{self._path}: expected a MATLAB 7.3 (HDF5) file, found another or a damaged one"
+            ) from error
+        for key in ("images", "rawDepths"):
+            if key not in arrays:
+                raise DataError(f"{self._path}: expected the array {key}, found {', '.join(keys) or 'none'}")
+        (image_type, images), (depth_type, depths) = arrays["images"], arrays["rawDepths"]
+        shapes_fit = len(images) == 4 and images[1] == 3 and depths == (images[0], *images[2:])
+        if not (shapes_fit and image_type == np.uint8 and np.issubdtype(depth_type, np.floating)):
+            raise DataError(
+                f"{self._path}: expected uint8 images (N, 3, W, H) and floating-point rawDepths (N, W, H), "
+                f"found {image_type} {images} and {depth_type} {depths}"
             )
         return images[0]
 
     def _read(self, entry: _Frame) -> DenseSample:
-        if self._process != os.getpid():
-            self._file, self._process = self._open(), os.getpid()
-        file = self._file
         try:
+            if self._process != os.getpid():
+                self._file, self._process = self._open(), os.getpid()
+            file = self._file
             image, depth = file["images"][entry.row], file["rawDepths"][entry.row]
-        except OSError as error:
+        except Exception as error:  # see _count
             raise DataError(f"{self._path}: picture {entry.name} cannot be read: damaged file") from error
         pair = _Pair(entry.name, self._path, self._path)
         image = np.ascontiguousarray(image.transpose(2, 1, 0))
@@ -413,9 +459,13 @@ def _test_indices(path: Path) -> list[int]:
     except Exception as error:  # the MATLAB parser fails in a dozen ways on other files
         raise DataError(f"{path}: expected a MATLAB file, found another or a damaged one") from error
     indices = np.asarray(content.get("testNdxs", ()))
-    if not indices.size or not np.issubdtype(indices.dtype, np.number):
+    if not indices.size or indices.dtype.kind not in "uif":
         raise DataError(f"{path}: expected the array testNdxs with the test pictures, found none")
-    return indices.ravel().astype(np.int64).tolist()
+    numbers = indices.ravel().tolist()
+    odd = [number for number in numbers if not float(number).is_integer()]  # NaN and infinity are none
+    if odd:
+        raise DataError(f"{path}: expected whole numbers in testNdxs, found {odd[0]}")
+    return list(map(int, numbers))
 
 
 class Eth3d(EvalDataset):
@@ -454,8 +504,11 @@ class Diw(EvalDataset):
     _bgr_in_modelzoo = True
 
     def _list(self, path: PathLike) -> list:
-        table = Path(path) / "DIW_Annotations" / "DIW_test.csv"
-        if not table.is_file():
+        folder = Path(path) / "DIW_Annotations"
+        # the second: an archive was extracted into a folder that was made for it
+        tables = [folder / "DIW_test.csv", folder / folder.name / "DIW_test.csv"]
+        table = next(filter(os.path.isfile, tables), None)
+        if table is None:
             raise self._missing(path)
         entries = []
         picture = ""  # named by the last line with a path, not annotated yet

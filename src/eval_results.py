@@ -1,10 +1,14 @@
 """The files of an evaluation, and its table.
 
 * ``val.json`` (``ann_file``): ``{"Kitti": 24.222, ...}``, name of the data set -> mean, rewritten after each set;
-* ``val_details.csv`` beside it: a comment line with the settings that the figures depend on, as JSON, a header, and a
-  row per image (the fields of ``src.evaluator.Record``), appended as images finish.
+* ``val_details.csv`` beside it: a row per image, appended as images finish;
+* ``val_settings.json``: what the figures depend on, and under ``data`` the fingerprint of each data set.
 
-A new evaluation replaces both; a resumed one goes on with them.
+A new evaluation sets those of an earlier one aside (``val.previous.json`` and so on); a resumed one goes on with them.
+
+Columns of ``val_details.csv``, see ``src.evaluator.Record``: ``set``, ``image``, ``metric``, ``value``, ``scale`` (1/m
+per unit of the prediction; -0.0 if it would be negative and may not), ``shift`` (1/m), ``valid_pixels`` (of DIW the
+pairs of points), ``ms``, and ``number``, that of the image in its set from 1, by which an evaluation resumes.
 """
 
 import csv
@@ -12,17 +16,18 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import astuple, fields
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, Union
 
-from src.errors import UsageError
+from src.errors import MidasError, UsageError
 from src.eval_datasets import DATASETS, EvalDataset
 from src.evaluator import Record, SetResult
 from src.files import write_text
 
-_COLUMNS = [field.name for field in fields(Record)]
+_COLUMNS = ["set", "image", "metric", "value", "scale", "shift", "valid_pixels", "ms", "number"]
 _METRICS = {"delta1": "delta>1.25, %", "absrel": "AbsRel", "whdr": "WHDR, share"}
 
 # Figures of others, in the units of val.json. The 2021 suite was trained on ReDWeb alone and scored by the protocol
@@ -49,14 +54,35 @@ def details_path(ann_file: Union[str, Path]) -> Path:
     return ann_file.with_name(f"{ann_file.stem}_details.csv")
 
 
+def settings_path(ann_file: Union[str, Path]) -> Path:
+    """Returns the path of the settings that belong to ``ann_file``: ``val_settings.json`` for ``val.json``."""
+    ann_file = Path(ann_file)
+    return ann_file.with_name(f"{ann_file.stem}_settings.json")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MidasError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 class ResultFiles:
-    """``val.json`` and ``val_details.csv`` of an evaluation under way; a context manager.
+    """``val.json``, ``val_details.csv`` and ``val_settings.json`` of an evaluation under way; a context manager.
 
     Args:
         ann_file: Path of ``val.json``.
-        settings: What the figures depend on, key -> JSON value: a resumed evaluation must have the same.
+        settings: What the figures depend on beside the data, key -> JSON value: a resumed evaluation must have the
+            same.
         datasets: Those to evaluate.
-        resume: Go on with what the files hold. Where there are none, and otherwise, they are started afresh.
+        resume: Go on with what the files hold. Where there are none, and otherwise, they are started afresh, and
+            earlier ones set aside.
+
+    Attributes:
+        ann_file: Path of ``val.json``.
+        details: Path of ``val_details.csv``.
+        set_aside: Where the files of an earlier evaluation are now.
 
     Raises:
         UsageError: The files cannot be written; or those to resume are damaged or of another evaluation. They are
@@ -71,17 +97,23 @@ class ResultFiles:
         resume: bool = False,
     ):
         self.ann_file, self.details = Path(ann_file), details_path(ann_file)
+        self.set_aside: list[Path] = []
+        self._settings = settings_path(ann_file)
         self._values: dict[str, float] = {}
         self._records: list[Record] = []
-        settings_text = json.dumps(settings)
-        text = f"# {settings_text}\n{','.join(_COLUMNS)}\n"
-        if resume and (self.details.exists() or self.ann_file.exists()):
-            text = self._load(json.loads(settings_text))
+        datasets = list(datasets)
+        now = json.loads(json.dumps(settings))
+        now["data"] = {dataset.name: dataset.fingerprint() for dataset in datasets}
+        resume = resume and (self.details.exists() or self.ann_file.exists())
+        text = ",".join(_COLUMNS) + "\n"
+        if resume:
+            text = self._load(now)
             for dataset in datasets:
                 self._check_images(dataset)
         try:
-            if not self._values:
-                self.ann_file.unlink(missing_ok=True)
+            if not resume:
+                self._set_earlier_files_aside()
+            write_text(self._settings, json.dumps(now, indent=2) + "\n")
             write_text(self.details, text)
             self._file: TextIO = open(self.details, "a", newline="", encoding="utf-8")  # noqa: SIM115 closed by __exit__
         except OSError as error:
@@ -92,7 +124,8 @@ class ResultFiles:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # rows are flushed as they come: what is left has been reported as not written
+            self._file.close()
 
     def records_of(self, dataset: EvalDataset) -> list[Record]:
         """Returns the records of a data set that an interrupted evaluation has left."""
@@ -100,8 +133,13 @@ class ResultFiles:
 
     def append(self, record: Record) -> None:
         """Adds a row; it survives the end of this process from here on."""
-        self._writer.writerow(astuple(record))
-        self._file.flush()
+        cells = (
+            record.dataset, record.image, record.metric, record.value, record.scale, record.shift, record.compared,
+            record.ms, record.number,
+        )  # fmt: skip
+        with _writing(self.details):
+            self._writer.writerow(cells)
+            self._file.flush()
 
     def finish(self, result: SetResult) -> None:
         """Rewrites ``val.json`` with the value of a finished data set, or without any if it has none."""
@@ -109,14 +147,23 @@ class ResultFiles:
         if not math.isnan(result.value):
             self._values[result.dataset] = result.value
         ordered = {name: self._values[name] for name in DATASETS if name in self._values}
-        write_text(self.ann_file, json.dumps(ordered) + "\n")
+        with _writing(self.ann_file):
+            write_text(self.ann_file, json.dumps(ordered) + "\n")
 
-    def _load(self, settings: Mapping[str, Any]) -> str:
-        """Reads both files and returns the sound text of the details."""
-        if not self.details.exists():
-            raise UsageError(f"resume: expected {self.details} beside {self.ann_file}, found none")
+    def _set_earlier_files_aside(self) -> None:
+        for path in (self.ann_file, self.details, self._settings):
+            if path.exists():
+                self.set_aside.append(path.with_name(f"{path.stem}.previous{path.suffix}"))
+                os.replace(path, self.set_aside[-1])
+
+    def _load(self, now: dict[str, Any]) -> str:
+        """Reads the files and returns the sound text of the details; ``now`` takes over the data of other sets."""
+        for path in (self.details, self._settings):
+            if not path.exists():
+                raise UsageError(f"resume: expected {path} beside those of {self.ann_file}, found none")
         try:
             text = self.details.read_text(encoding="utf-8", errors="replace")
+            settings = self._settings.read_text(encoding="utf-8", errors="replace")
             if self.ann_file.exists():
                 self._values = _parse_values(self.ann_file.read_text(encoding="utf-8"))
         except OSError as error:
@@ -124,32 +171,36 @@ class ResultFiles:
         except ValueError as error:
             raise UsageError(f"resume: {self.ann_file}: expected names of data sets and numbers, {error}") from error
         text = text[: text.rfind("\n") + 1]  # a killed run may leave half a row
-        first, _, table = text.partition("\n")
+        self._records = list(self._parse_rows(text))
         try:
-            if not first.startswith("# "):
-                raise ValueError
-            found = dict(json.loads(first[2:]))
-        except (ValueError, TypeError):
-            raise UsageError(f"resume: {self.details}: expected a comment with settings as its first line") from None
+            found = dict(json.loads(settings))
+            data = dict(found["data"])
+        except (ValueError, TypeError, KeyError):
+            raise UsageError(f"resume: {self._settings}: expected settings and data, found others") from None
         differences = [
-            f"{key} {found.get(key)} (now {settings.get(key)})"
-            for key in {**settings, **found}
-            if found.get(key) != settings.get(key)
+            f"{key} {found.get(key)} (now {now.get(key)})"
+            for key in {**now, **found}
+            if key != "data" and found.get(key) != now.get(key)
         ]
         if differences:
-            raise UsageError(
-                f"resume: {self.details}: expected rows of the same evaluation, found {', '.join(differences)}"
-            )
-        self._records = list(self._parse_rows(table))
+            raise UsageError(f"resume: {self._settings}: expected the same evaluation, found {', '.join(differences)}")
+        evaluated = {*self._values, *(record.dataset for record in self._records)}
+        for name, fingerprint in now["data"].items():
+            if name in evaluated and data.get(name) != fingerprint:
+                raise UsageError(
+                    f"resume: {self.details}: expected the files of {name} as they were in the interrupted evaluation, "
+                    "found others or changed ones"
+                )
+        now["data"] = {**data, **now["data"]}
         return text
 
     def _parse_rows(self, table: str) -> Iterable[Record]:
         rows = csv.reader(io.StringIO(table))
         if next(rows, None) != _COLUMNS:
-            raise UsageError(f"resume: {self.details}: line 2: expected the header {','.join(_COLUMNS)}")
+            raise UsageError(f"resume: {self.details}: line 1: expected the header {','.join(_COLUMNS)}")
         for row in rows:
             try:
-                dataset, number, image, metric, value, scale, shift, compared, ms = row
+                dataset, image, metric, value, scale, shift, compared, ms, number = row
                 yield Record(
                     DATASETS[dataset].name,
                     int(number),
@@ -163,7 +214,7 @@ class ResultFiles:
                 )
             except (ValueError, KeyError):
                 raise UsageError(
-                    f"resume: {self.details}: line {rows.line_num + 1}: expected {','.join(_COLUMNS)}, "
+                    f"resume: {self.details}: line {rows.line_num}: expected {','.join(_COLUMNS)}, "
                     f"found {','.join(row)!r}"
                 ) from None
 
@@ -215,4 +266,9 @@ def format_table(results: Iterable[SetResult], protocol: str) -> str:
         lines.append(
             "eval_protocol modelzoo repeats the reading faults of the 2021 suite: compare with its columns alone."
         )
+    else:
+        lines.append("The 2021 suite scored by its own protocol (eval_protocol modelzoo): its columns do not compare.")
+    lines.append(
+        "It counted images without a valid pixel as 0 and scored ETH3D at the size of the network: not repeated here."
+    )
     return "\n".join(lines)

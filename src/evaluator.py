@@ -33,7 +33,8 @@ class Record:
         image: Name of the sample.
         metric: See ``EvalDataset``.
         value: The metric; NaN if there was nothing to compare.
-        scale: Fitted scale of the inverse depth, see ``src.metric.DenseScore``; None for ordinal data.
+        scale: Fitted scale of the inverse depth, see ``src.metric.DenseScore``: its sign bit says that the prediction
+            takes near for far; None for ordinal data.
         shift: Fitted shift, 1/m; None for ordinal data.
         compared: How many valid pixels, or pairs of points, were compared.
         ms: Milliseconds that the prediction took, without reading and scoring; the network's compilation is in it
@@ -49,6 +50,11 @@ class Record:
     shift: Optional[float]
     compared: int
     ms: float
+
+    @property
+    def inverted(self) -> bool:
+        """Whether the prediction takes near for far, see ``src.metric.DenseScore``."""
+        return self.scale is not None and math.copysign(1.0, self.scale) < 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class SetResult:
         value: Mean over the images that were scored; NaN if there are none.
         scored: How many these are.
         empty: Names of the images without a valid pixel, which are left out of the mean.
-        inverted: How many predictions the fit turned round (scale below 0): near and far were confused.
+        inverted: How many predictions take near for far, so that their best scale is below 0.
         faulty: How many samples could not be read or scored.
     """
 
@@ -104,7 +110,9 @@ def score_prediction(
     try:
         if isinstance(sample, OrdinalSample):
             return score_ordinal(resized, sample.points, sample.relation)
-        return score_dense(resized, sample.depth, sample.valid, dataset.metric, dataset.cap_m)
+        return score_dense(
+            resized, sample.depth, sample.valid, dataset.metric, dataset.cap_m, turn_round=dataset.turn_round
+        )
     except DataError as error:
         raise DataError(f"{dataset.name} {sample.name}: {error}") from error
 
@@ -198,6 +206,6 @@ def summarise(dataset: EvalDataset, records: Iterable[Record], faulty: int) -> S
         value=mean_over_images(record.value for record in records),
         scored=len(records) - len(empty),
         empty=empty,
-        inverted=sum(record.scale is not None and record.scale < 0 for record in records),
+        inverted=sum(record.inverted for record in records),
         faulty=faulty,
     )

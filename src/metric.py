@@ -30,21 +30,18 @@ class DenseScore:
 
     Attributes:
         value: The metric; NaN if the image has no valid pixel.
-        scale: Fitted scale of the inverse depth, in 1/m per unit of the prediction; below 0 if near and far
-            were confused so thoroughly that the fit turned the prediction round.
+        scale: Fitted scale of the inverse depth, in 1/m per unit of the prediction. Where ``inverted`` it is below 0,
+            or -0.0 if a prediction may not be turned round.
         shift: Fitted shift of the inverse depth, in 1/m.
         valid_pixels: How many pixels were compared.
+        inverted: Whether the prediction takes near for far, so that its best scale is below 0.
     """
 
     value: float
     scale: float
     shift: float
     valid_pixels: int
-
-    @property
-    def inverted(self) -> bool:
-        """Whether the fit turned the prediction round (``scale`` < 0)."""
-        return self.scale < 0
+    inverted: bool
 
 
 @dataclass(frozen=True)
@@ -68,17 +65,18 @@ def _check_prediction(inverse_depth: np.ndarray) -> None:
         raise DataError(f"prediction: expected finite inverse depth, found {bad} NaN or infinite pixels")
 
 
-def _fit(prediction: np.ndarray, target: np.ndarray) -> Alignment:
-    """Least squares over two flat float64 arrays."""
+def _fit(prediction: np.ndarray, target: np.ndarray) -> tuple[Alignment, float]:
+    """Least squares over two flat arrays; ``target`` is float64 and is overwritten. Returns its mean, too."""
     if not prediction.size:
-        return Alignment(math.nan, math.nan)
+        return Alignment(math.nan, math.nan), math.nan
     target_mean = float(target.mean())
     if prediction.min() == prediction.max():  # exact: the mean of a constant may differ from it by rounding
-        return Alignment(0.0, target_mean)
-    prediction_mean = float(prediction.mean())
-    centred = prediction - prediction_mean
-    scale = float(centred @ (target - target_mean)) / float(centred @ centred)
-    return Alignment(scale, target_mean - scale * prediction_mean)
+        return Alignment(0.0, target_mean), target_mean
+    prediction_mean = float(prediction.mean(dtype=np.float64))
+    centred = np.subtract(prediction, prediction_mean, dtype=np.float64)
+    target -= target_mean
+    scale = float(centred @ target) / float(centred @ centred)
+    return Alignment(scale, target_mean - scale * prediction_mean), target_mean
 
 
 def align_scale_shift(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) -> Alignment:
@@ -95,16 +93,25 @@ def align_scale_shift(prediction: np.ndarray, target: np.ndarray, mask: np.ndarr
     Returns:
         Scale and shift; NaN both if the mask is empty.
     """
-    return _fit(prediction[mask].astype(np.float64), target[mask].astype(np.float64))
+    return _fit(prediction[mask], target[mask].astype(np.float64))[0]
 
 
 def score_dense(
-    inverse_depth: np.ndarray, depth_m: np.ndarray, valid: np.ndarray, metric: str, cap_m: float
+    inverse_depth: np.ndarray,
+    depth_m: np.ndarray,
+    valid: np.ndarray,
+    metric: str,
+    cap_m: float,
+    turn_round: bool = False,
 ) -> DenseScore:
     """Scores one predicted inverse depth map against ground-truth depth.
 
     The prediction is aligned with 1 / depth over the valid pixels, limited to ``cap_m`` (aligned inverse
     depth at least 1 / cap), inverted to depth d and compared with the true depth d*.
+
+    A prediction that takes near for far has a best scale below 0. Unless ``turn_round``, the scale may not be
+    negative: the least squares over scale >= 0 are then those of scale 0, whose shift is the mean of 1 / depth, and
+    the prediction scores like a constant one. One of the right orientation scores the same either way.
 
     Args:
         inverse_depth: Finite prediction (H, W) of any scale and shift; larger is nearer.
@@ -113,6 +120,7 @@ def score_dense(
         metric: ``"delta1"``: percent (0..100) of the valid pixels with max(d / d*, d* / d) > 1.25;
             ``"absrel"``: mean of |d - d*| / d*.
         cap_m: The largest depth that a prediction may take, metres.
+        turn_round: Whether the scale may be negative, which turns a negated prediction round.
 
     Returns:
         The score. Without valid pixel its value, scale and shift are NaN; ``mean_over_images`` leaves it out.
@@ -128,21 +136,30 @@ def score_dense(
             f"expected equal shapes, found prediction {inverse_depth.shape}, depth {depth_m.shape}, valid {valid.shape}"
         )
     _check_prediction(inverse_depth)
-    depth = depth_m[valid].astype(np.float64)
+    depth = depth_m[valid]
     if not depth.size:
-        return DenseScore(math.nan, math.nan, math.nan, 0)
-    if not (np.isfinite(depth).all() and depth.min() > 0):
+        return DenseScore(math.nan, math.nan, math.nan, 0, False)
+    if not (depth.min() > 0 and depth.max() < math.inf):  # false for NaN, too
         raise ValueError("expected a finite depth above 0 on every valid pixel")
 
-    prediction = inverse_depth[valid].astype(np.float64)
-    scale, shift = _fit(prediction, 1.0 / depth)
-    predicted_depth = 1.0 / np.maximum(scale * prediction + shift, 1.0 / cap_m)
-    ratio = predicted_depth / depth
+    # Computed in float64 and in place: pictures of ETH3D have 24 million pixels.
+    prediction = inverse_depth[valid]
+    (scale, shift), target_mean = _fit(prediction, np.divide(1.0, depth, dtype=np.float64))
+    inverted = scale < 0
+    if inverted and not turn_round:
+        scale, shift = -0.0, target_mean
+    ratio = np.multiply(prediction, scale, dtype=np.float64)
+    ratio += shift
+    np.maximum(ratio, 1.0 / cap_m, out=ratio)
+    np.divide(1.0, ratio, out=ratio)
+    ratio /= depth
     if metric == "delta1":
-        value = 100.0 * float((np.maximum(ratio, 1.0 / ratio) > DELTA_THRESHOLD).mean())
+        np.maximum(ratio, 1.0 / ratio, out=ratio)
+        value = 100.0 * (np.count_nonzero(ratio > DELTA_THRESHOLD) / ratio.size)
     else:
-        value = float(np.abs(ratio - 1.0).mean())
-    return DenseScore(value, scale, shift, int(depth.size))
+        ratio -= 1.0
+        value = float(np.abs(ratio, out=ratio).mean())
+    return DenseScore(value, scale, shift, int(depth.size), inverted)
 
 
 def score_ordinal(inverse_depth: np.ndarray, points: np.ndarray, relation: np.ndarray) -> OrdinalScore:

@@ -65,20 +65,23 @@ class RunFolder:
         self.path = Path(path)
         self.device_id = device_id
 
-    def start(self, settings: str, resumed: bool) -> None:
+    def start(self, settings: str, epoch: int, step: int) -> None:
         """Makes the folder and writes the resolved settings.
 
         Args:
             settings: YAML text.
-            resumed: Whether the run goes on with what the folder holds.
+            epoch: The run goes on after ``step`` of this epoch; 1 and 0 for a new one.
+            step: See ``epoch``.
 
         Raises:
-            UsageError: If a new run would mix with the checkpoints of another.
+            UsageError: If the folder holds checkpoints from beyond that point, of another run: the present one's would
+                be taken for older than those, and deleted first.
         """
-        if not resumed and self.checkpoints():
+        latest = self.latest()
+        if latest and (latest.epoch, latest.step) > (epoch, step):
             raise UsageError(
-                f"train_output_path {self.path}: expected a folder without checkpoints, found "
-                f"{self.checkpoints()[-1].path.name}; continue that run with --resume True or name another folder"
+                f"train_output_path {self.path}: expected no checkpoints after epoch {epoch} step {step}, where this "
+                f"run starts, found {latest.path.name}; go on from it with --resume True, or name another folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path)

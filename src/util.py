@@ -30,8 +30,8 @@ _TUM_UNITS_PER_METRE = 5000.0
 def _read_bytes(path: PathLike) -> bytes:
     try:
         return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _check_png(path: PathLike, data: bytes) -> None:

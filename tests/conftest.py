@@ -37,3 +37,23 @@ def train_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train_data")
     make_sample(folder, train=10, eval_count=0, size=(96, 72))
     return folder
+
+
+# Files that compile networks or run whole scripts; the others take seconds and come first.
+SLOW = (
+    "midas_net",
+    "trainer",
+    "evaluator",
+    "demo_report",
+    "run_script",
+    "eval_script",
+    "distribute",
+    "train_script",
+    "real_images",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Runs quick tests first."""
+    rank = {f"test_{name}": number for number, name in enumerate(SLOW, start=1)}
+    items.sort(key=lambda item: rank.get(item.path.stem, 0))

@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocess.check_data import FOLDERS, main
-from src.eval_datasets import DATASETS
+from preprocess.check_data import main
 from src.util import write_dpt, write_png16
 
 SCRIPT = Path(__file__).resolve().parents[1] / "preprocess" / "check_data.py"
@@ -46,10 +45,6 @@ def statuses(output):
     """Data set -> status, from the printed report."""
     rows = [line.split() for line in output.splitlines() if not line.startswith(" ")]
     return {row[0]: row[1] for row in rows}
-
-
-def test_every_set_has_a_folder():
-    assert set(FOLDERS) == set(DATASETS)
 
 
 def test_sound_sets(tmp_path, capsys):

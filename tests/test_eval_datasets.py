@@ -1,6 +1,8 @@
 """Evaluation sets built file by file: what is read, how the protocols differ, and what a lying file leads to."""
 
+import contextlib
 import multiprocessing
+import os
 import pickle
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ import scipy.io
 
 from src import eval_datasets
 from src.errors import DataError, UsageError
-from src.eval_datasets import DATASETS, DatasetMissing, canonical_name, open_dataset
+from src.eval_datasets import DATASETS, PROTOCOLS, DatasetMissing, canonical_name, open_dataset
 from src.metric import score_dense, score_ordinal
 from src.util import write_dpt, write_png16
 
@@ -266,7 +268,10 @@ def test_sintel_protocols_differ(tmp_path):
 def test_sintel_faults(tmp_path):
     write_sintel(tmp_path, occlusions=False)
     assert open_dataset("Sintel", tmp_path)[0].valid.any()
-    assert "occlusions/SCENE/FRAME.png" in build_fault("Sintel", tmp_path, "modelzoo", DatasetMissing)
+    message = f"{tmp_path}: expected occlusions/SCENE/FRAME.png for the modelzoo protocol, found none"
+    assert build_fault("Sintel", tmp_path, "modelzoo", DatasetMissing) == message
+    absent = build_fault("Sintel", tmp_path / "gone", "modelzoo", DatasetMissing)
+    assert absent == build_fault("Sintel", tmp_path / "gone", "paper", DatasetMissing)
     write_sintel(tmp_path)
     depth = tmp_path / "depth" / "alley_1" / "frame_0001.dpt"
     depth.write_bytes(depth.read_bytes()[:-1])
@@ -371,7 +376,11 @@ def test_nyu_is_refused_as_a_whole(tmp_path):
     paths = write_nyu(tmp_path, [1], rawDepths=None)
     assert build_fault("NYU", paths) == f"{paths[0]}: expected the array rawDepths, found images"
     write_nyu(tmp_path, [1], rawDepths=np.zeros((3, 5, 6), np.float32))
-    assert "rawDepths (N, W, H), found uint8 (3, 3, 8, 6) and (3, 5, 6)" in build_fault("NYU", paths)
+    assert "rawDepths (N, W, H), found uint8 (3, 3, 8, 6) and float32 (3, 5, 6)" in build_fault("NYU", paths)
+    write_nyu(tmp_path, [1], rawDepths=np.zeros((3, 8, 6), np.uint16))
+    assert "floating-point rawDepths (N, W, H), found uint8 (3, 3, 8, 6) and uint16" in build_fault("NYU", paths)
+    write_nyu(tmp_path, [1], images=np.zeros((3, 3, 8, 6), np.float32))
+    assert "expected uint8 images (N, 3, W, H)" in build_fault("NYU", paths)
     write_nyu(tmp_path, [1])
     scipy.io.savemat(paths[1], {"trainNdxs": [1]})
     assert build_fault("NYU", paths).startswith(f"{paths[1]}: expected the array testNdxs")
@@ -380,6 +389,50 @@ def test_nyu_is_refused_as_a_whole(tmp_path):
     data = Path(paths[0]).read_bytes()
     Path(paths[0]).write_bytes(data[: len(data) // 2])
     assert build_fault("NYU", paths).startswith(f"{paths[0]}: expected a MATLAB 7.3 (HDF5) file")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, ValueError, KeyError, OSError])
+def test_nyu_damage_is_one_line_whatever_h5py_raises(tmp_path, monkeypatch, error):
+    paths = write_nyu(tmp_path, [1])
+    dataset = open_dataset("NYU", paths)
+
+    def fail(*_):
+        raise error("damaged\nin the middle")
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", fail)
+    assert fault(dataset, 0) == f"{paths[0]}: picture 0001 cannot be read: damaged file"
+    monkeypatch.setattr(h5py, "File", fail)
+    assert build_fault("NYU", paths).startswith(f"{paths[0]}: expected a MATLAB 7.3 (HDF5) file")
+
+
+def test_nyu_bytes_flipped_anywhere_end_in_one_line(tmp_path):
+    paths = write_nyu(tmp_path, [1, 2])
+    data = bytearray(Path(paths[0]).read_bytes())
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = data.copy()
+        for position in rng.integers(0, len(data), 30):
+            damaged[position] ^= 0xFF
+        Path(paths[0]).write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            dataset = open_dataset("NYU", paths)
+            dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("indices", "found"), [([1, np.nan], "nan"), ([1.5, 2], "1.5"), ([np.inf], "inf"), ([1, -np.inf], "-inf")]
+)
+def test_nyu_indices_that_are_no_whole_numbers(tmp_path, indices, found):
+    paths = write_nyu(tmp_path, [1])
+    scipy.io.savemat(paths[1], {"testNdxs": np.array(indices).reshape(-1, 1)})
+    assert build_fault("NYU", paths) == f"{paths[1]}: expected whole numbers in testNdxs, found {found}"
+
+
+def test_nyu_repeated_index_is_one_faulty_sample(tmp_path):
+    paths = write_nyu(tmp_path, [3, 1, 3])
+    dataset = open_dataset("NYU", paths)
+    assert [dataset[0].name, dataset[1].name] == ["0003", "0001"]
+    assert fault(dataset, 2) == f"{paths[1]}: expected each of testNdxs once, found 3 again"
 
 
 def test_nyu_damaged_picture_is_one_sample(tmp_path):
@@ -463,6 +516,27 @@ def test_diw_odd_lines_cost_one_sample_each(tmp_path):
     assert "found none" in build_fault("DIW", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["\0", "a\0b", "x" * 5000])
+def test_names_that_no_file_can_have_cost_one_sample(tmp_path, name):
+    write_diw(tmp_path, TABLE.replace("a.thumb", name))
+    write_tum(tmp_path, f"rgb/{name}.png depth/1.6.png\nrgb/1.5.png depth/{name}.png\n{TWO_COLUMNS}")
+    for kind, first_sound in (("DIW", 1), ("TUM", 2)):
+        dataset = open_dataset(kind, tmp_path)
+        assert ": cannot be read: " in fault(dataset, 0)
+        assert list(dataset.listing_faults()) == list(range(first_sound))
+        assert dataset[first_sound].image.size
+        assert len(dataset.fingerprint()) == 64
+
+
+def test_diw_table_in_a_folder_of_the_same_name(tmp_path):
+    write_diw(tmp_path, TABLE)
+    folder = tmp_path / "DIW_Annotations"
+    (folder / folder.name).mkdir()
+    (folder / "DIW_test.csv").rename(folder / folder.name / "DIW_test.csv")
+    dataset = open_dataset("DIW", tmp_path)
+    assert dataset[1].relation.tolist() == [-1]
+
+
 # Everywhere
 
 
@@ -501,6 +575,22 @@ def test_half_pixel_follows_the_protocol(every_set):
     for name, path in every_set.items():
         assert open_dataset(name, path).half_pixel
         assert not open_dataset(name, path, "modelzoo").half_pixel
+
+
+def test_fingerprint_tells_other_data(every_set):
+    for name, path in every_set.items():
+        before = open_dataset(name, path).fingerprint()
+        assert open_dataset(name, path).fingerprint() == before
+        file = next(file for file in sorted(path.rglob("*")) if file.suffix in (".png", ".JPG", ".thumb", ".mat"))
+        os.utime(file, ns=(0, 1))
+        assert open_dataset(name, path).fingerprint() != before, file
+    mask = next((every_set["Sintel"] / "occlusions").rglob("*.png"))
+    prints = []
+    for _ in range(2):
+        prints.append([open_dataset("Sintel", every_set["Sintel"], kind).fingerprint() for kind in PROTOCOLS])
+        os.utime(mask, ns=(0, 1))
+    assert prints[0][0] == prints[1][0]
+    assert prints[0][1] != prints[1][1]
 
 
 def test_construction_decodes_nothing(every_set, monkeypatch):

@@ -6,13 +6,17 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
+import cv2
+import h5py
 import mindspore as ms
 import numpy as np
 import pytest
+import scipy.io
 from conftest import TINY
 
 import midas_eval
@@ -62,8 +66,7 @@ def evaluate(repo, *words):
 def rows(ann_file):
     """Rows without the time that a prediction took."""
     with open(ann_file.with_name("val_details.csv"), newline="") as file:
-        assert file.readline().startswith("# {")
-        return [row[:-1] for row in csv.reader(file)]
+        return [row[:7] + row[8:] for row in csv.reader(file)]
 
 
 @pytest.fixture(scope="module")
@@ -89,27 +92,38 @@ def test_all_sets(uninterrupted, eval_data, net):
     assert re.search(r"Kitti: 3/3 images, [0-9.]+ images/s, 00:00 left", result.stderr)
     for name in DATA_SETS:
         assert re.search(rf"^{name} .* {values[name]:.4g} ", result.stdout, re.MULTILINE)
-    assert [path.name for path in sorted(ann_file.parent.iterdir())] == ["val.json", "val_details.csv"]
+    names = [path.name for path in sorted(ann_file.parent.iterdir())]
+    assert names == ["val.json", "val_details.csv", "val_settings.json"]
+
+
+KILLED_AT_ROW_7 = """
+import os, signal
+import midas_eval
+
+append = midas_eval.ResultFiles.append
+
+def append_and_die(files, record, count=[]):
+    append(files, record)
+    count.append(record)
+    if len(count) == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+midas_eval.ResultFiles.append = append_and_die
+midas_eval.main()
+"""
 
 
 def test_killed_and_resumed_is_bit_equal(repo, eval_data, weights, uninterrupted, tmp_path):
     ann_file = tmp_path / "val.json"
     details = tmp_path / "val_details.csv"
     words = arguments(eval_data, weights, ann_file)
-    process = subprocess.Popen(
-        [sys.executable, str(repo / "midas_eval.py"), *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_ROW_7, *words], cwd=repo, capture_output=True, text=True, timeout=300
     )
-    deadline = time.monotonic() + 120
-    while not details.is_file() or details.read_bytes().count(b"\n") < 2 + 7:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     left = details.read_bytes()
     expected = rows(uninterrupted[0])
-    assert 7 <= len(rows(ann_file)) - 1 < len(expected) - 1
+    assert rows(ann_file) == expected[: 1 + 7]
     details.write_bytes(left + b"TUM,3,half a r")
 
     result = evaluate(repo, *words, "--resume", "True", "--data_name", "kitti,SINTEL, tum,nyu,eth3d,diw")
@@ -148,15 +162,19 @@ def test_broken_files_and_missing_sets(repo, eval_data, weights, tmp_path):
     assert f"left out: {cut}" in result.stderr
     assert "error: Kitti: 1 samples could not be evaluated" in result.stderr
     assert "error: Sintel: no image could be scored" in result.stderr
-    assert f"error: {splits}: expected a MATLAB file" in result.stderr
+    assert f"NYU is left out: {splits}: expected a MATLAB file" in result.stderr
+    assert result.stderr.count(str(splits)) == 1
+    assert "error: NYU: damaged and left out, see above" in result.stderr
     assert f"ETH3D is left out: {data / 'ETH3D'}: expected ETH3D as" in result.stderr
     assert "not evaluated, see above: NYU, ETH3D, DIW" in result.stdout
     assert f"TUM: left out of the mean, no valid pixel: 1 images ({pictures[1].stem})" in result.stdout
     table = rows(ann_file)[1:]
-    assert [row[:2] for row in table] == [["Kitti", "1"], ["Kitti", "3"], *(["TUM", number] for number in "123")]
-    assert [row[2] for row in table[2:]] == [picture.stem for picture in pictures]
-    assert table[3][4:] == ["nan", "nan", "nan", "0"]
-    values = [float(row[4]) for row in table]
+    assert [[row[0], row[-1]] for row in table] == [
+        ["Kitti", "1"], ["Kitti", "3"], *(["TUM", number] for number in "123")
+    ]  # fmt: skip
+    assert [row[1] for row in table[2:]] == [picture.stem for picture in pictures]
+    assert table[3][3:] == ["nan", "nan", "nan", "0", "2"]
+    values = [float(row[3]) for row in table]
     assert json.loads(ann_file.read_text())["TUM"] == (values[2] + values[4]) / 2
 
 
@@ -166,7 +184,9 @@ def test_broken_files_and_missing_sets(repo, eval_data, weights, tmp_path):
         (["--data_name", "ETH3D,gone"], UsageError, "data_name: expected all or a comma-separated list"),
         (["--data_name", "Kitti,NYU"], UsageError, "datapath_NYU: "),
         (["--train_data_dir", "gone"], UsageError, "expected at least one data set"),
-        (["--data_name", "TUM"], DataError, "expected pairs of files, found none"),
+        (["--data_name", "NYU,all"], UsageError, "datapath_NYU: "),
+        (["--data_name", "all, nyu"], UsageError, "datapath_NYU: "),
+        (["--data_name", "TUM"], DataError, "data_name TUM: expected at least one data set, found none to evaluate"),
         (["--resume", "run.ckpt"], UsageError, "resume: expected True or False for an evaluation, found /"),
     ],
 )
@@ -183,16 +203,128 @@ def test_faults_before_any_work(eval_data, tmp_path, monkeypatch, words, error, 
 
 
 @pytest.mark.parametrize(
-    "word", ["--eval_protocol=modelzoo", "--network_ops=modelzoo", "--features=24", "--nm_img_mean=[0, 0, 0]"]
+    "word",
+    [
+        "--eval_protocol=modelzoo",
+        "--eval_shapes=static",
+        "--network_ops=modelzoo",
+        "--features=24",
+        "--nm_img_mean=[0, 0, 0]",
+    ],
 )
 def test_settings_that_change_figures_forbid_to_resume(weights, word):
     words = [*NETWORK, "--ckpt_path", str(weights)]
     settings = midas_eval.settings_of(load_config("", words), "CPU")
     assert midas_eval.settings_of(load_config("", [*words, word]), "CPU") != settings
     assert midas_eval.settings_of(load_config("", words), "GPU") != settings
-    assert (
-        midas_eval.settings_of(load_config("", [*words, "--eval_shapes=static", "--data_name=TUM"]), "CPU") == settings
-    )
+    assert midas_eval.settings_of(load_config("", [*words, "--data_name=TUM"]), "CPU") == settings
+    assert settings["mindspore"] == ms.__version__
+
+
+class FirstChannel:
+    """In place of a network: predicts the red channel."""
+
+    compilations = 0
+
+    def prepare(self, image, resize_method):
+        return image[..., 0].astype(np.float32)
+
+    def infer(self, prepared):
+        return prepared
+
+
+@pytest.fixture
+def run_stub(monkeypatch, tmp_path):
+    """Runs midas_eval.py in this process without a network; returns its status."""
+    monkeypatch.setattr(midas_eval, "load_predictor", lambda *_: FirstChannel())
+    monkeypatch.setattr(midas_eval, "setup_device", lambda *_: SimpleNamespace(target="CPU"))
+
+    def run(*words):
+        words = [f"--train_data_dir={tmp_path / 'data'}", "--ckpt_path=", f"--ann_file={tmp_path / 'val.json'}", *words]
+        monkeypatch.setattr(sys, "argv", ["midas_eval.py", *words])
+        return midas_eval.main()
+
+    return run
+
+
+def encoded(array):
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+def test_files_that_lie(run_stub, tmp_path, capfd):
+    data = tmp_path / "data"
+    make_sample(data, train=0, eval_count=5, size=(64, 48))
+    lies = []  # the start of each line that is expected
+
+    pictures = sorted(data.glob("Kitti_raw_data/*/image/*.png"))
+    pictures[0].write_bytes(pictures[0].read_bytes()[:-20])
+    depth = pictures[1].parents[1] / "depth" / pictures[1].name
+    depth.write_bytes(encoded(np.ones((48, 64), np.uint8)))
+    lies += [f"{pictures[0]}: truncated PNG", f"{depth}: expected a depth image of 16 bits, found 8"]
+
+    tag, huge, short, *_ = sorted(data.glob("Sintel/depth/*/*.dpt"))
+    tag.write_bytes(b"HIEP" + tag.read_bytes()[4:])
+    huge.write_bytes(huge.read_bytes()[:4] + struct.pack("<ii", 2**31 - 1, 2**31 - 1) + huge.read_bytes()[12:])
+    short.write_bytes(short.read_bytes()[:-7])
+    lies += [f"{tag}: expected a Sintel depth file", f"{huge}: expected 18446744", f"{short}: expected "]
+
+    truth = min(data.glob("ETH3D/*/ground_truth_depth/dslr_images/*.JPG"))
+    truth.write_bytes(truth.read_bytes() + bytes(4))
+    lies += [f"{truth}: expected "]
+
+    table = data / "DIW" / "DIW_Annotations" / "DIW_test.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = ",".join(["999", *lines[1].split(",")[1:]])
+    table.write_text("\n".join(lines[:-1]))
+    lies += [f"{table}: line 2: expected points within", f"{table}: expected the annotation of {lines[-2]}"]
+
+    associations = data / "TUM" / Tum.sequence / "associate.txt"
+    associations.write_text(f"rgb/gone.png depth/gone.png\n{associations.read_text()}")
+    lies += [f"{associations.parent / 'depth' / 'gone.png'}: cannot be read"]
+
+    splits = data / "NYU" / "splits.mat"
+    indices = np.append(scipy.io.loadmat(splits)["testNdxs"].ravel(), 4321)
+    scipy.io.savemat(splits, {"testNdxs": indices.reshape(-1, 1)})
+    lies += [f"{splits}: expected testNdxs from 1 to "]
+
+    assert run_stub() == 1
+    stderr = capfd.readouterr().err
+    assert "Traceback" not in stderr
+    for lie in lies:
+        assert stderr.count(f"left out: {lie}") == stderr.count(lie) == 1, lie
+    assert stderr.count("left out: ") == len(lies)
+    kept = {"Kitti": "345", "Sintel": "45", "TUM": "23456", "NYU": "12345", "ETH3D": "2345", "DIW": "234"}
+    written = rows(tmp_path / "val.json")[1:]
+    assert {name: "".join(row[-1] for row in written if row[0] == name) for name in kept} == kept
+    assert list(json.loads((tmp_path / "val.json").read_text())) == list(DATA_SETS)
+
+    # A damaged set that is asked for by its name does not stop the others.
+    (data / "NYU" / "nyu.mat").unlink()
+    with h5py.File(data / "NYU" / "nyu.mat", "w") as file:
+        file["images"] = np.zeros((5, 3, 64, 48), np.uint8)
+    assert run_stub("--data_name=nyu,TUM") == 1
+    out, stderr = capfd.readouterr()
+    assert stderr.count(f"{data / 'NYU' / 'nyu.mat'}: expected the array rawDepths, found ") == 1
+    assert stderr.count("nyu.mat") == 1
+    assert list(json.loads((tmp_path / "val.json").read_text())) == ["TUM"]
+    assert [row[-1] for row in rows(tmp_path / "val.json")[1:]] == list("23456")
+    assert "earlier results are now" in out
+    assert list(json.loads((tmp_path / "val.previous.json").read_text())) == list(DATA_SETS)
+
+
+def test_refused_weights_leave_earlier_results_alone(run_stub, eval_data, tmp_path, monkeypatch):
+    shutil.copytree(eval_data / "TUM", tmp_path / "data" / "TUM")
+    assert run_stub() == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("val*")}
+
+    def refuse(*_):
+        raise UsageError("ckpt_path: no such file")
+
+    monkeypatch.setattr(midas_eval, "load_predictor", refuse)
+    with pytest.raises(UsageError, match="ckpt_path"):
+        run_stub()
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("val*")} == before
+    assert sorted(before) == ["val.json", "val_details.csv", "val_settings.json"]
 
 
 def test_another_checkpoint_forbids_to_resume(weights, tmp_path):

@@ -1,27 +1,34 @@
 """Reading, predicting and scoring as one pipeline, and the files that it fills."""
 
+import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
+import cv2
+import h5py
 import mindspore as ms
 import numpy as np
 import pytest
+import scipy.io
 from conftest import TINY
 
 from data.make_sample import make_sample
-from src.errors import UsageError
+from src import eval_results
+from src.errors import MidasError, UsageError
 from src.eval_datasets import DATASETS, Tum, open_dataset
-from src.eval_results import REPORTED, ResultFiles, details_path, format_table
+from src.eval_results import REPORTED, ResultFiles, details_path, format_table, settings_path
 from src.evaluator import Fault, Record, SetResult, evaluate, summarise
-from src.metric import resize_prediction, score_dense
+from src.metric import resize_prediction, score_dense, score_ordinal
 from src.midas_net import MidasNet
 from src.predictor import MindSporePredictor
-from src.util import read_gray
+from src.util import read_gray, write_dpt, write_png16
 
 NAN = float("nan")
 IMAGES = 3  # of each set
@@ -82,16 +89,142 @@ def test_true_inverse_depth_scores_0(eval_data, name):
 
 
 @pytest.mark.parametrize("name", DATASETS)
+def test_true_inverse_depth_in_double_precision_scores_0(eval_data, name):
+    dataset = open_one(eval_data, name)
+    for sample in map(dataset.__getitem__, range(IMAGES)):
+        if name == "DIW":
+            truth = true_inverse_depth(eval_data, name)[sample.name]
+            score = score_ordinal(truth, sample.points, sample.relation)
+        else:
+            truth = 1 / np.where(sample.valid, sample.depth, 1).astype(np.float64)
+            score = score_dense(truth, sample.depth, sample.valid, dataset.metric, dataset.cap_m)
+        assert score.value <= 1e-9
+
+
+@pytest.mark.parametrize("name", DATASETS)
 def test_depth_and_negated_inverse_depth_do_not(eval_data, name):
-    """The fit forgives a sign, as the protocol has it, and the summary tells; a pair of points forgives nothing."""
     truth = true_inverse_depth(eval_data, name)
-    result, _ = run(open_one(eval_data, name), lambda sample: -truth[sample.name])
+    dataset = open_one(eval_data, name)
+    result, records = run(dataset, lambda sample: -truth[sample.name])
     if name == "DIW":
         assert result.value == 1
+        return
+    constant, _ = run(dataset, lambda sample: np.ones(sample.depth.shape))
+    assert result.value == pytest.approx(constant.value, rel=1e-12)
+    assert result.value > 0.05
+    assert (result.inverted, constant.inverted) == (IMAGES, 0)
+    assert [record.scale for record in records] == [0] * IMAGES
+    depth = {sample: 1 / inverse_depth for sample, inverse_depth in truth.items()}
+    assert run(dataset, lambda sample: depth[sample.name])[0].value > 0.05
+
+
+@pytest.mark.parametrize("name", ["Kitti", "NYU", "ETH3D"])
+def test_modelzoo_turns_negated_inverse_depth_round(eval_data, name):
+    truth = true_inverse_depth(eval_data, name)
+    result, records = run(open_one(eval_data, name, "modelzoo"), lambda sample: -truth[sample.name])
+    assert result.value == pytest.approx(0, abs=1e-6)
+    assert result.inverted == IMAGES
+    assert [record.scale for record in records] == pytest.approx([-1] * IMAGES, rel=1e-5)
+
+
+# Files for the purpose, four pixels each, scored by hand. What predicts is the first channel of the picture.
+
+
+def channels(red, blue):
+    """A 2 x 2 picture, RGB, lossless."""
+    return np.stack([np.array(red), np.full((2, 2), 9), np.array(blue)], axis=-1).astype(np.uint8)
+
+
+def write_channels(path, red, blue):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", channels(red, blue)[..., ::-1])[1].tobytes())  # OpenCV takes BGR
+
+
+def first_channel_score(dataset):
+    result, _ = run(dataset, lambda red: red, lambda sample: sample.image[..., 0].astype(np.float32))
+    assert result.faulty == 0
+    return result.value
+
+
+METRES = np.array([[1, 2], [4, 4]], np.float32)
+RIGHT = [[200, 100], [50, 50]]  # 200 / METRES
+CONSTANT = [[7, 7], [7, 7]]
+# of a constant prediction: 1/d = (1 + 1/2 + 1/4 + 1/4) / 4 = 1/2, so d = 2 and |d - d*| / d* = 1, 0, 1/2, 1/2
+
+
+def test_eth3d_is_bgr_under_modelzoo_by_hand(tmp_path):
+    write_channels(tmp_path / "pipes" / "images" / "dslr_images" / "A.JPG", RIGHT, CONSTANT)
+    truth = tmp_path / "pipes" / "ground_truth_depth" / "dslr_images" / "A.JPG"
+    truth.parent.mkdir(parents=True)
+    truth.write_bytes(METRES.astype("<f4").tobytes())
+    assert first_channel_score(open_dataset("ETH3D", tmp_path)) == pytest.approx(0, abs=1e-9)
+    assert first_channel_score(open_dataset("ETH3D", tmp_path, "modelzoo")) == pytest.approx(0.5)
+
+
+def write_four_pixels(name, root):
+    if name == "Kitti":
+        write_channels(root / "a_sync" / "image" / "1.png", RIGHT, CONSTANT)
+        write_png16(root / "a_sync" / "depth" / "1.png", (256 * METRES).astype(np.uint16))
+    elif name == "Sintel":
+        write_channels(root / "final_left" / "alley_1" / "1.png", RIGHT, CONSTANT)
+        write_dpt(root / "depth" / "alley_1" / "1.dpt", METRES)
+        write_channels(root / "occlusions" / "alley_1" / "1.png", [[255, 255]] * 2, [[255, 255]] * 2)
+        mask = root / "occlusions" / "alley_1" / "1.png"
+        mask.write_bytes(cv2.imencode(".png", np.full((2, 2), 255, np.uint8))[1].tobytes())
     else:
-        assert result.inverted == IMAGES
-        depth = {sample: 1 / inverse_depth for sample, inverse_depth in truth.items()}
-        assert run(open_one(eval_data, name), lambda sample: depth[sample.name])[0].value > 0.05
+        with h5py.File(root / "nyu.mat", "w") as file:
+            file["images"] = channels(RIGHT, CONSTANT).transpose(2, 1, 0)[None]
+            file["rawDepths"] = METRES.T[None]
+        scipy.io.savemat(root / "splits.mat", {"testNdxs": [[1]]})
+
+
+@pytest.mark.parametrize("name", ["Kitti", "Sintel", "NYU"])
+@pytest.mark.parametrize("protocol", ["paper", "modelzoo"])
+def test_kitti_sintel_and_nyu_are_rgb_in_both_protocols(tmp_path, name, protocol):
+    """The constant blue channel would score 0.5 (AbsRel) or 75 % (ratios 2, 1, 2, 2)."""
+    write_four_pixels(name, tmp_path)
+    assert first_channel_score(open_dataset(name, tmp_path, protocol)) == pytest.approx(0, abs=1e-9)
+
+
+def test_tum_is_8_bit_and_bgr_under_modelzoo_by_hand(tmp_path):
+    # Upper bytes of 511, 511, 511, 512 are 1, 1, 1, 2: as inverse depth 5000, 5000, 5000, 2500, mean 4375. A constant
+    # is off by 5000/4375 = 1.14 three times and by 4375/2500 = 1.75 once: 25 %. In 16 bit all four are equal to 0.2 %.
+    write_png16(tmp_path / "depth" / "1.png", np.array([[511, 511], [511, 512]], np.uint16))
+    (tmp_path / "associate.txt").write_text("rgb/1.png depth/1.png\n")
+    write_channels(tmp_path / "rgb" / "1.png", CONSTANT, CONSTANT)
+    assert first_channel_score(open_dataset("TUM", tmp_path)) == 0
+    assert first_channel_score(open_dataset("TUM", tmp_path, "modelzoo")) == 25
+    # The blue channel has the one pixel right: nothing is off.
+    write_channels(tmp_path / "rgb" / "1.png", CONSTANT, [[200, 200], [200, 100]])
+    assert first_channel_score(open_dataset("TUM", tmp_path, "modelzoo")) == 0
+
+
+def test_sintel_occlusion_mask_by_hand(tmp_path):
+    # p = 200, 100, 100, 100 (mean 125), t = 1, 1/2, 1/4, 1/4 (mean 1/2): sum of products 37.5 + 0 + 6.25 + 6.25 = 50,
+    # of squares 5625 + 3 * 625 = 7500; scale 1/150, shift 1/2 - 125/150 = -1/3; aligned 1, 1/3, 1/3, 1/3; d 1, 3, 3, 3
+    # AbsRel = (0 + 1/2 + 1/4 + 1/4) / 4 = 1/4. The two pixels of the upper row alone are fitted exactly.
+    write_four_pixels("Sintel", tmp_path)
+    write_channels(tmp_path / "final_left" / "alley_1" / "1.png", [[200, 100], [100, 100]], CONSTANT)
+    mask = tmp_path / "occlusions" / "alley_1" / "1.png"
+    mask.write_bytes(cv2.imencode(".png", np.array([[255, 255], [0, 254]], np.uint8))[1].tobytes())
+    assert first_channel_score(open_dataset("Sintel", tmp_path)) == pytest.approx(0.25)
+    assert first_channel_score(open_dataset("Sintel", tmp_path, "modelzoo")) == pytest.approx(0, abs=1e-9)
+
+
+def test_diw_order_and_channels_by_hand(tmp_path):
+    """``>``: point 1, upper left, is farther, so its prediction must be smaller; modelzoo wants it larger, in blue."""
+    (tmp_path / "DIW_Annotations").mkdir()
+    (tmp_path / "DIW_Annotations" / "DIW_test.csv").write_text("./DIW_test/a.thumb\n1,1,2,2,>,2,2\n")
+    small_first, large_first = [[10, 0], [0, 90]], [[90, 0], [0, 10]]
+    for red, blue, paper, modelzoo in (
+        (small_first, small_first, 0, 1),
+        (small_first, large_first, 0, 0),
+        (large_first, small_first, 1, 1),
+        (large_first, large_first, 1, 0),
+    ):
+        write_channels(tmp_path / "DIW_test" / "a.thumb", red, blue)
+        assert first_channel_score(open_dataset("DIW", tmp_path)) == paper
+        assert first_channel_score(open_dataset("DIW", tmp_path, "modelzoo")) == modelzoo
 
 
 def test_modelzoo_protocol(eval_data):
@@ -113,7 +246,7 @@ def test_prediction_is_resized_by_the_rule_of_the_protocol(eval_data):
         dataset = open_one(eval_data, "Kitti", protocol)
         sample = dataset[0]
         resized = resize_prediction(small, *sample.depth.shape, half_pixel=protocol == "paper")
-        expected = score_dense(resized, sample.depth, sample.valid, "delta1", 80)
+        expected = score_dense(resized, sample.depth, sample.valid, "delta1", 80, turn_round=protocol == "modelzoo")
         found = run(dataset, lambda sample: small)[1][0]
         assert (found.value, found.scale, found.shift) == (expected.value, expected.scale, expected.shift)
         by_protocol.append(found.scale)
@@ -134,7 +267,10 @@ def test_pipeline_equals_a_plain_loop(eval_data):
         tall = np.stack([np.interp(rows, np.arange(small.shape[0]), column) for column in small.T], axis=1)
         full = np.stack([np.interp(columns, np.arange(small.shape[1]), row) for row in tall])
         flat = np.stack([full.ravel(), np.ones(full.size)], axis=1)
-        fit = np.linalg.lstsq(flat, 1 / sample.depth.astype(np.float64).ravel(), rcond=None)[0]
+        disparity = 1 / sample.depth.astype(np.float64).ravel()
+        fit = np.linalg.lstsq(flat, disparity, rcond=None)[0]
+        if fit[0] < 0:
+            fit = np.array([0, disparity.mean()])
         depth = 1 / np.maximum(flat @ fit, 1 / 72)
         expected.append(np.mean(np.abs(depth / sample.depth.ravel() - 1)))
     assert [record.value for record in records] == pytest.approx(expected, rel=1e-3)
@@ -247,7 +383,8 @@ def ann_file(tmp_path, kitti):
 
 
 def contents(ann_file):
-    return [path.read_bytes() for path in (ann_file, details_path(ann_file)) if path.exists()]
+    paths = (ann_file, details_path(ann_file), settings_path(ann_file))
+    return [path.read_bytes() for path in paths if path.exists()]
 
 
 def test_resumed_files_are_bit_equal(tmp_path, ann_file, kitti):
@@ -264,16 +401,85 @@ def test_resumed_files_are_bit_equal(tmp_path, ann_file, kitti):
     assert contents(ann_file) == contents(other)
     assert json.loads(ann_file.read_text()) == {"Kitti": (1 / 3 + (0.1 + 0.2)) / 2, "Sintel": 0.3}
     assert list(json.loads(ann_file.read_text())) == ["Kitti", "Sintel"]
-    assert details_path(ann_file).name == "val_details.csv"
+    assert (details_path(ann_file).name, settings_path(ann_file).name) == ("val_details.csv", "val_settings.json")
 
 
-def test_new_evaluation_replaces_the_files(ann_file, kitti):
+def test_details_are_plain_csv_and_settings_are_beside_them(ann_file, kitti):
+    with open(details_path(ann_file), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["set", "image", "metric", "value", "scale", "shift", "valid_pixels", "ms", "number"]
+    assert list(rows[0].values()) == [
+        "Kitti", RECORDS[0].image, "delta1", repr(1 / 3), repr(-2 / 3), "1e-17", "7", "12.5", "1"
+    ]  # fmt: skip
+    settings = json.loads(settings_path(ann_file).read_text())
+    expected = {"eval_protocol": "paper", "layers": [1, 2], "ckpt_sha256": "ab", "data": {"Kitti": kitti.fingerprint()}}
+    assert settings == expected
+
+
+def test_new_evaluation_sets_the_files_of_the_last_one_aside(ann_file, kitti):
+    before = contents(ann_file)
     with ResultFiles(ann_file, SETTINGS, [kitti]) as files:
         assert files.records_of(kitti) == []
         assert not ann_file.exists()
         files.finish(SetResult("Kitti", "delta1", NAN, 0, (), 0, 3))
     assert ann_file.read_text() == "{}\n"  # no value is no number
-    assert len(details_path(ann_file).read_text().splitlines()) == 2
+    assert len(details_path(ann_file).read_text().splitlines()) == 1
+    assert [path.name for path in files.set_aside] == [
+        "val.previous.json", "val_details.previous.csv", "val_settings.previous.json"
+    ]  # fmt: skip
+    assert [path.read_bytes() for path in files.set_aside] == before
+
+
+def test_inverted_predictions_are_counted_after_a_resume(tmp_path, kitti):
+    scales = [-0.0, 0.0, -2.0]
+    records = [replace(RECORDS[0], number=number, scale=scale) for number, scale in enumerate(scales, start=1)]
+    samples = [kitti.sample_name(index) for index in range(3)]
+    with ResultFiles(tmp_path / "val.json", SETTINGS, [kitti]) as files:
+        for record, sample in zip(records, samples):
+            files.append(replace(record, image=sample))
+    with ResultFiles(tmp_path / "val.json", SETTINGS, [kitti], resume=True) as files:
+        assert summarise(kitti, files.records_of(kitti), 0).inverted == 2
+
+
+@pytest.mark.parametrize("change", ["touch", "add"])
+def test_rows_are_not_used_for_other_data(copied_data, tmp_path, change):
+    path = tmp_path / "val.json"
+    with ResultFiles(path, SETTINGS, [open_one(copied_data, "Kitti")]) as files:
+        files.append(replace(RECORDS[0], image=open_one(copied_data, "Kitti").sample_name(0)))
+    before = contents(path)
+    picture = sorted((copied_data / "Kitti_raw_data").glob("*/image/*.png"))[-1]
+    if change == "touch":
+        os.utime(picture, ns=(0, 0))
+    else:
+        for kind in ("image", "depth"):
+            other = picture.parents[1] / kind / picture.name
+            shutil.copyfile(other, other.with_name("0000009999.png"))
+    kitti, tum = open_one(copied_data, "Kitti"), open_one(copied_data, "TUM")
+    with pytest.raises(UsageError, match="expected the files of Kitti as they were"):
+        ResultFiles(path, SETTINGS, [kitti], resume=True)
+    assert contents(path) == before
+    with ResultFiles(path, SETTINGS, [tum], resume=True) as files:  # which has no rows yet
+        assert files.records_of(tum) == []
+    data = json.loads(settings_path(path).read_text())["data"]
+    assert list(data) == ["Kitti", "TUM"]
+    assert data["Kitti"] != kitti.fingerprint()
+
+
+def test_a_full_disk_is_one_line(tmp_path, kitti, monkeypatch):
+    def refuse(path, text):
+        raise OSError(30, "Read-only file system")
+
+    result = SetResult("Kitti", "delta1", 1.0, 1, (), 0, 0)
+    with ResultFiles(tmp_path / "val.json", SETTINGS, [kitti]) as files, open("/dev/full", "a") as full:
+        files._file.close()
+        files._file, files._writer = full, csv.writer(full)
+        with pytest.raises(MidasError, match=r"val_details\.csv: cannot be written: No space left on device$"):
+            files.append(RECORDS[0])
+        with suppress(OSError):
+            full.close()
+        monkeypatch.setattr(eval_results, "write_text", refuse)
+        with pytest.raises(MidasError, match=r"val\.json: cannot be written: Read-only file system$"):
+            files.finish(result)
 
 
 def test_nothing_to_resume_is_a_new_evaluation(tmp_path, kitti):
@@ -303,12 +509,12 @@ def damage_values(ann_file):
     ann_file.write_text('{"Kity": 1}')
 
 
-def damage_first_line(ann_file):
-    details_path(ann_file).write_text("Kitti,1\n")
+def damage_settings(ann_file):
+    settings_path(ann_file).write_text('{"eval_protocol": "paper"}')
 
 
 def damage_header(ann_file):
-    details_path(ann_file).write_text(details_path(ann_file).read_text().replace("dataset,", "set,"))
+    details_path(ann_file).write_text(details_path(ann_file).read_text().replace("set,", "dataset,"))
 
 
 def damage_row(ann_file):
@@ -319,6 +525,10 @@ def remove_details(ann_file):
     details_path(ann_file).unlink()
 
 
+def remove_settings(ann_file):
+    settings_path(ann_file).unlink()
+
+
 def change_data(ann_file):
     details_path(ann_file).write_text(details_path(ann_file).read_text().replace("drive_0001", "drive_0007"))
 
@@ -327,10 +537,11 @@ def change_data(ann_file):
     ("damage", "message"),
     [
         (damage_values, "val.json: expected names of data sets and numbers, found 'Kity': 1"),
-        (damage_first_line, "val_details.csv: expected a comment with settings as its first line"),
-        (damage_header, "val_details.csv: line 2: expected the header dataset,number"),
-        (damage_row, "val_details.csv: line 3: expected dataset,number"),
-        (remove_details, "resume: expected"),
+        (damage_settings, "val_settings.json: expected settings and data, found others"),
+        (damage_header, "val_details.csv: line 1: expected the header set,image"),
+        (damage_row, "val_details.csv: line 2: expected set,image"),
+        (remove_details, "val_details.csv beside"),
+        (remove_settings, "val_settings.json beside"),
         (change_data, "image 1 of Kitti was 2011_09_26_drive_0007_sync/0000000000, found others"),
     ],
 )
@@ -364,8 +575,10 @@ def test_table():
     assert lines[2].split()[-4:] == ["25.12", "24.222", "23.87", "23.9"]
     assert lines[3].split()[-4:] == ["0.131", "-", "-", "0.1246"]
     assert lines[4].split()[-4:] == ["-", "-", "-", "9.55"]
-    assert "not reproduced here" in lines[-1]
-    assert "2021 suite" in format_table(results, "modelzoo").splitlines()[-1]
+    assert "not reproduced here" in lines[5]
+    assert "its columns do not compare" in lines[6]
+    assert "images without a valid pixel as 0" in lines[7]
+    assert "compare with its columns alone" in format_table(results, "modelzoo").splitlines()[6]
     assert set(REPORTED["paper, MIX 5"]) == set(DATASETS)
 
 

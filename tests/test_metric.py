@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import lsq_linear
 
 from src.errors import DataError
 from src.metric import (
@@ -147,12 +148,58 @@ def test_perfect_scores_zero_and_depth_taken_for_inverse_depth_does_not(metric):
     assert flipped.value > 0.1
 
 
-def test_sign_flip_is_reported():
-    """A negated prediction fits as well, with a negative scale: the score says so."""
-    depth = np.random.default_rng(5).uniform(0.5, 9, (20, 30))
-    score = score_dense(-1 / depth, depth, depth > 0, "absrel", 10)
+def test_negated_prediction_by_hand():
+    # Best scale -1, shift 0. Not below 0: scale 0, shift 7/12, so d = 12/7 everywhere, as for a constant prediction:
+    # |12/7 - 1|, |12/14 - 1|, |12/28 - 1| = 5/7, 1/7, 4/7, twice each. max(d/d*, d*/d) = 12/7, 7/6, 7/3: 4 of 6 above.
+    score = score_dense(-1 / DEPTH, DEPTH, ALL, "absrel", 10)
     assert score.inverted
-    assert score.scale == pytest.approx(-1)
+    assert (score.scale, math.copysign(1, score.scale)) == (0, -1)
+    assert score.shift == pytest.approx(7 / 12, rel=1e-14)
+    assert score.value == pytest.approx(10 / 21, rel=1e-13)
+    assert score_dense(-1 / DEPTH, DEPTH, ALL, "delta1", 10).value == pytest.approx(400 / 6)
+
+    turned = score_dense(-1 / DEPTH, DEPTH, ALL, "absrel", 10, turn_round=True)
+    assert turned.inverted
+    assert (turned.scale, turned.shift, turned.value) == pytest.approx((-1, 0, 0), abs=1e-14)
+
+
+def test_scale_is_the_least_squares_over_scales_from_0():
+    """Against a solver with bounds; a prediction of the right orientation is scored identically either way."""
+    rng = np.random.default_rng(5)
+    seen = set()
+    for _ in range(40):
+        depth = rng.uniform(0.5, 9, (4, 5))
+        prediction = rng.normal(0, 1, depth.shape) + rng.uniform(-1, 1) / depth
+        columns = np.stack([prediction.ravel(), np.ones(depth.size)], axis=1)
+        expected = lsq_linear(columns, 1 / depth.ravel(), ([0, -np.inf], [np.inf, np.inf]), tol=1e-14).x
+        score = score_dense(prediction, depth, depth > 0, "absrel", 10)
+        assert (score.scale, score.shift) == pytest.approx(tuple(expected), abs=1e-5)
+        turned = score_dense(prediction, depth, depth > 0, "absrel", 10, turn_round=True)
+        assert turned.inverted == score.inverted == (turned.scale < 0)
+        assert score.inverted or score == turned
+        seen.add(score.inverted)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("metric", ["delta1", "absrel"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_in_place_arithmetic_equals_the_plain_formula(metric, dtype):
+    rng = np.random.default_rng(8)
+    for _ in range(10):
+        depth = rng.uniform(0.3, 80, (60, 70)).astype(dtype)
+        prediction = (300 / depth + rng.normal(0, 30, depth.shape) + 1e4).astype(dtype)
+        valid = rng.random(depth.shape) < 0.6
+        inputs = [array.copy() for array in (prediction, depth, valid)]
+        score = score_dense(prediction, depth, valid, metric, 72)
+        p, d = prediction[valid].astype(np.float64), depth[valid].astype(np.float64)
+        scale = ((p - p.mean()) @ (1 / d - (1 / d).mean())) / ((p - p.mean()) @ (p - p.mean()))
+        shift = (1 / d).mean() - scale * p.mean()
+        ratio = 1 / np.maximum(scale * p + shift, 1 / 72) / d
+        value = 100 * (np.maximum(ratio, 1 / ratio) > 1.25).mean() if metric == "delta1" else np.abs(ratio - 1).mean()
+        assert score.value == pytest.approx(value, rel=1e-12, abs=1e-12)
+        assert (score.scale, score.shift) == pytest.approx((scale, shift), rel=1e-12, abs=1e-12)
+        for array, before in zip((prediction, depth, valid), inputs):
+            np.testing.assert_array_equal(array, before)
 
 
 def test_degenerate_alignment():
@@ -210,6 +257,22 @@ def test_ordinal_by_hand():
     assert score_ordinal(inverse_depth, points[[0, 2]], relation[[0, 2]]).value == 0
     assert score_ordinal(-inverse_depth, points[[0, 2]], relation[[0, 2]]).value == 1
     assert math.isnan(score_ordinal(inverse_depth, points[:0], relation[:0]).value)
+
+
+def test_ordinal_agrees_with_a_loop_and_ignores_scale_and_shift():
+    rng = np.random.default_rng(9)
+    for _ in range(20):
+        inverse_depth = rng.integers(0, 9, (7, 11)).astype(np.float32)  # with ties
+        points = rng.integers(0, (7, 11, 7, 11), (50, 4))
+        relation = rng.choice([-1, 1], 50)
+        wrong = 0
+        for (y1, x1, y2, x2), farther in zip(points, relation):
+            difference = float(inverse_depth[y1, x1]) - float(inverse_depth[y2, x2])
+            wrong += not (difference < 0 if farther == 1 else difference > 0)
+        value = score_ordinal(inverse_depth, points, relation).value
+        assert value == pytest.approx(wrong / 50, abs=1e-12)
+        for scale, shift in ((1000, 0), (0.125, 5), (3, -200)):
+            assert score_ordinal(scale * inverse_depth + shift, points, relation).value == value
 
 
 def test_ordinal_refuses():

@@ -247,6 +247,19 @@ def test_deal_takes_the_official_validation_set_unless_told_otherwise(kitti, cap
     assert "3 frames listed, 1 with annotated depth in val\n" in out
 
 
+def test_deal_names_frames_of_an_earlier_run(kitti, capsys):
+    assert _deal(kitti, f"{DRIVE} 1\n{DRIVE} 2\n", "--splits", "val", "train") == 0
+    capsys.readouterr()
+    assert _deal(kitti, f"{DRIVE} 1\n{DRIVE} 2\n") == 1  # frame 2 has no depth in val, but is still there
+    out = capsys.readouterr().out
+    assert f"not made by this run, but in {kitti / 'out' / DRIVE}: 0000000002\n" in out
+    assert f"{kitti / 'out'}: 1 other frames, which would be scored too: remove them\n" in out
+    for kind in ("image", "depth"):
+        (kitti / "out" / DRIVE / kind / "0000000002.png").unlink()
+    assert _deal(kitti, f"{DRIVE} 1\n{DRIVE} 2\n") == 0
+    assert "other frames" not in capsys.readouterr().out
+
+
 def test_deal_names_missing_pictures(kitti, capsys):
     assert _deal(kitti, f"{DRIVE} 1\n{DRIVE} 4\n", "--splits", "train", "val") == 1
     out = capsys.readouterr().out

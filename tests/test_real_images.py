@@ -67,6 +67,16 @@ def test_learns_ten_real_pairs(repo, realdata, tmp_path):
         repo, "midas_run.py", "--input_path", realdata / "ReDWeb_V1" / "Imgs", "--output_path", tmp_path / "depth",
         "--model_weights", tmp_path / "run" / "Midas_0-100_2.ckpt",
     )  # fmt: skip
+    for protocol in ("paper", "modelzoo"):
+        ann_file = tmp_path / protocol / "val.json"
+        run_script(
+            repo, "midas_eval.py", "--train_data_dir", realdata, "--data_name", "TUM,Kitti",
+            "--eval_protocol", protocol, "--ckpt_path", tmp_path / "run" / "Midas_0-100_2.ckpt", "--ann_file", ann_file,
+        )  # fmt: skip
+        values = json.loads(ann_file.read_text())
+        print(protocol, values)
+        assert list(values) == ["Kitti", "TUM"]
+        assert np.isfinite(list(values.values())).all()
     table = compare(realdata / "ReDWeb_V1" / "RDs", tmp_path / "depth")
     assert len(table) == 10
     for name, (ours, *trivial) in table.items():

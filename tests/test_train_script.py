@@ -134,6 +134,25 @@ def test_wrong_settings(repo, train_data, tmp_path, arguments, message):
     assert "Traceback" not in result.stderr
 
 
+def test_going_back_does_not_mix_with_what_came_after(repo, train_data, uninterrupted):
+    output = uninterrupted[0]
+    before = sorted(path.name for path in output.iterdir())
+    result = train(repo, train_data, output, "--resume", str(output / "Midas_0-3_5.ckpt"))
+    assert result.returncode == 2
+    assert (
+        "expected no checkpoints after epoch 3 step 5, where this run starts, found Midas_0-4_5.ckpt" in result.stderr
+    )
+    assert sorted(path.name for path in output.iterdir()) == before
+
+
+def test_folder_that_cannot_be_written(repo, train_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = train(repo, train_data, tmp_path / "file" / "run")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'file'}")
+    assert "Traceback" not in result.stderr
+
+
 def test_compile_cache_does_not_outlive_a_setting(repo, train_data, uninterrupted, tmp_path):
     one_epoch = ["--enable_compile_cache", "True", "--epoch_size", "1", "--lr_decay", "False"]
     found = []
