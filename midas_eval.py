@@ -132,7 +132,7 @@ def main() -> int:
     start = time.perf_counter()
     datasets, left_out = open_datasets(config)
     device = setup_device(config.device_target, config.device_id, config.seed)
-    enable_compile_cache(config, ("eval", device.target))
+    enable_compile_cache(config, ("eval", device.target), shapes_vary=config.eval_shapes == "static")
     print(f"device {device.target}, eval_protocol {config.eval_protocol}")
     predictor = load_predictor(config, "ckpt_path")
     results = []

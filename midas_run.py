@@ -126,7 +126,7 @@ def main() -> int:
     start = time.perf_counter()
     images = find_images(config.input_path)
     device = setup_device(config.device_target, config.device_id, config.seed)
-    enable_compile_cache(config, ("run", device.target))
+    enable_compile_cache(config, ("run", device.target), shapes_vary=config.eval_shapes == "static")
     print(f"{len(images)} images, device {device.target}")
     done, bad = predict_all(config, images)
     print(f"{done} inverse depth maps in {config.output_path} ({time.perf_counter() - start:.1f} s)")

@@ -12,7 +12,7 @@ from src.compile_cache import enable_compile_cache
 from src.config import Config, dump_config, load_config, require_file, require_folder
 from src.device import Device, setup_device
 from src.errors import UsageError, run_script
-from src.run_folder import RunFolder
+from src.run_folder import LOSS_CSV, RunFolder
 from src.utils.loadImgDepth import LoadImagesDepth, create_dataset, index_sequence, training_pairs
 
 
@@ -54,10 +54,16 @@ def find_resume(config: Config, folder: RunFolder) -> Path:
     if config.resume is True:
         latest = folder.latest()
         if latest is None:
-            raise UsageError(f"resume: expected Midas_{folder.device_id}-*.ckpt in {folder.path}, found none")
+            raise UsageError(f"resume: expected Midas_*.ckpt in {folder.path}, found none")
         return latest.path
     require_file(config, "resume")
-    return Path(config.resume)
+    path = Path(config.resume)
+    if path.parent != folder.path and (folder.latest() or (folder.path / LOSS_CSV).exists()):
+        raise UsageError(
+            f"train_output_path {folder.path}: expected a new folder, or {path.parent}, where the checkpoint is, "
+            "found the files of another run"
+        )
+    return path
 
 
 def train(config: Config, device: Device) -> None:
@@ -67,22 +73,39 @@ def train(config: Config, device: Device) -> None:
     from src.checkpoint import initialise
     from src.loss import create_loss
     from src.midas_net import MidasNet
-    from src.trainer import Plan, Position, Trainer, TrainStep, create_optimizer, learning_rates, restore
+    from src.trainer import Plan, Position, Trainer, TrainStep, create_optimizer, learning_rates, restore, weights_crc
 
     folder = RunFolder(config.train_output_path, device.device_id)
     resume_path = find_resume(config, folder) if config.resume else None
     source = load_source(config)
     names = "\n".join(Path(pair.image_path).name for pair in source.pairs)
-    plan = Plan(len(source), zlib.crc32(names.encode()), config.batch_size, device.world, config.seed)
+    plan = Plan(
+        samples=len(source),
+        files=zlib.crc32(names.encode()),
+        batch_size=config.batch_size,
+        world=device.world,
+        seed=config.seed,
+        img_width=config.img_width,
+        img_height=config.img_height,
+        network_ops=config.network_ops,
+        loss=config.loss,
+    )
 
-    def sequence_after(done: Position):
-        epoch, step = (done.epoch - 1, done.step) if done.step < plan.steps_per_epoch else (done.epoch, 0)
+    def samples_after(done: Position):
+        done = done.or_next_epoch(plan.steps_per_epoch)
         return index_sequence(
-            plan.samples, plan.batch_size, plan.seed, config.epoch_size, epoch, step, device.rank, plan.world
+            plan.samples,
+            plan.batch_size,
+            plan.seed,
+            config.epoch_size,
+            done.epoch - 1,
+            done.step,
+            device.rank,
+            plan.world,
         )
 
     start = Position()
-    sequence = sequence_after(start)
+    sequence = samples_after(start)
     steps = config.epoch_size * plan.steps_per_epoch
     backbone_lr = learning_rates(
         config.backbone_params_lr, config.backbone_params_end_lr, config.power, steps, config.lr_decay
@@ -91,7 +114,7 @@ def train(config: Config, device: Device) -> None:
         config.no_backbone_params_lr, config.no_backbone_params_end_lr, config.power, steps, config.lr_decay
     )
 
-    enable_compile_cache(config, ("train", device.target, device.world, steps))
+    enable_compile_cache(config, ("train", device.target, device.world))
     net = MidasNet(**config.network)
     weights = "" if resume_path else config.model_weights
     said = initialise(net, weights)
@@ -99,7 +122,7 @@ def train(config: Config, device: Device) -> None:
     step = TrainStep(net, create_loss(config.loss), create_optimizer(net), config.grad_clip_norm, device.world)
     if resume_path:
         start = restore(step, resume_path, plan)
-        sequence = sequence_after(start)
+        sequence = samples_after(start)
         said = f"resume: {resume_path}, after epoch {start.epoch} step {start.step}"
     print(said)
     if len(sequence) == 0:
@@ -130,6 +153,8 @@ def train(config: Config, device: Device) -> None:
     ms.dataset.config.set_seed(config.seed)
     dataset = create_dataset(source, sequence, plan.batch_size, config.num_parallel_workers)
     trainer.run(dataset, start)
+    if device.world > 1:  # data-parallel processes must stay equal: worker_*.log tell whether they have
+        print(f"weights of process {device.rank}: CRC-32 {weights_crc(net):08x}")
     if is_first:
         print(f"done: checkpoint {folder.latest().path}, losses {folder.path / 'loss.csv'} and loss.png")
 

@@ -661,13 +661,21 @@ def initialise(net: "nn.Cell", path: PathLike, key: str = "model_weights", whole
 
     Raises:
         UsageError: If there is no such file.
-        CheckpointError: As ``read_weights`` and ``load_into``, or for an encoder alone if ``whole``.
+        CheckpointError: As ``read_weights`` and ``load_into``, for an encoder alone if ``whole``, or if a checkpoint of
+            this project was trained with other ``network_ops``.
     """
     if not str(path):
         return f"{key} is empty: random initialisation"
     if not Path(path).is_file():
         raise UsageError(f"{key}: expected a checkpoint file, found none at {path}")
     weights = read_weights(path)
+    trained_with = weights.extra.get("network_ops", net.network_ops)
+    if trained_with != net.network_ops:
+        raise CheckpointError(f"{path}: expected network_ops {trained_with} (trained so), found {net.network_ops}")
     if whole and not weights.whole:
         raise CheckpointError(f"{key}: expected weights of the whole network, found the encoder alone in {path}")
-    return f"{path} ({weights.family}): {load_into(net, weights).summary()}"
+    said = f"{path} ({weights.family}): {load_into(net, weights).summary()}"
+    usual = {SUITE_2021: "modelzoo", OFFICIAL: "midas"}.get(weights.family, net.network_ops)
+    if usual != net.network_ops:
+        said += f"; note that such weights want network_ops {usual}, which is {net.network_ops} here"
+    return said

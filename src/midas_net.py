@@ -97,12 +97,18 @@ class MidasNet(nn.Cell):
     ):
         # The names have no common prefix "encoder." or "decoder."; see the class docstring.
         super().__init__(auto_prefix=False)
+        self.network_ops = network_ops
         if features < 8 or features % 8:
             raise ValueError(f"features: expected a multiple of 8, found {features}")
         self.encoder = ResNeXt(layers, groups, width_per_group, in_channels, network_ops)
         self.encoder.update_parameters_name("backbone_")
         self.decoder = RefineNetDecoder(self.encoder.out_channels, features, network_ops)
         self.squeeze = ops.Squeeze(1)
+
+    @property
+    def output_layer(self) -> nn.Conv2d:
+        """The last convolution, to one channel; a ReLU follows it."""
+        return self.decoder.output_conv_scratch[4]
 
     def __call__(self, *args, **kwargs):
         # Checked here and not in construct, where a dynamic size would turn the check into a part of the graph.

@@ -24,6 +24,7 @@ class Predictor(ABC):
         height: See ``width``.
         mean: Of red, green and blue on the scale 0..1.
         std: Of red, green and blue on the scale 0..1.
+        ensure_multiple_of: Sides become multiples of this, itself a multiple of 32.
         resize_method: ``upper_bound``, ``lower_bound`` or ``minimal``, see ``src/utils/transforms.py``.
     """
 
@@ -33,15 +34,17 @@ class Predictor(ABC):
         height: int = 384,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
+        ensure_multiple_of: int = 32,
         resize_method: str = "upper_bound",
     ):
+        self.ensure_multiple_of = ensure_multiple_of
         self.resize_method = resize_method
         self._size = width, height
         self._normalize = NormalizeImage(mean, std)
         self._to_net = PrepareForNet()
 
     def prepare(self, image: np.ndarray, resize_method: str = "") -> np.ndarray:
-        """Resizes with the aspect ratio kept, sides in multiples of 32, and normalises.
+        """Resizes with the aspect ratio kept, sides in multiples of ``ensure_multiple_of``, and normalises.
 
         Args:
             image: uint8 (H, W, 3), RGB.
@@ -54,7 +57,7 @@ class Predictor(ABC):
             *self._size,
             resize_target=False,
             keep_aspect_ratio=True,
-            ensure_multiple_of=32,
+            ensure_multiple_of=self.ensure_multiple_of,
             resize_method=resize_method or self.resize_method,
             image_interpolation=cv2.INTER_CUBIC,
         )
@@ -125,6 +128,7 @@ def load_predictor(config: Config, weights_key: str) -> MindSporePredictor:
         dynamic_shape=config.eval_shapes == "dynamic",
         width=config.img_width,
         height=config.img_height,
+        ensure_multiple_of=config.ensure_multiple_of,
         resize_method=config.resize_method,
         **config.normalisation,
     )

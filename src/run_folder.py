@@ -10,7 +10,7 @@ from typing import Optional, Union
 from src.errors import UsageError
 from src.files import atomic_path, remove_leftovers, write_text
 
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE, LOSS_CSV = "config.yaml", "loss.csv"
 _CHECKPOINT = re.compile(r"Midas_(\d+)-(\d+)_(\d+)\.ckpt")
 
 
@@ -92,11 +92,11 @@ class RunFolder:
         return self.path / f"Midas_{self.device_id}-{epoch}_{step}.ckpt"
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Lists this device's checkpoints, oldest first."""
+        """Lists the checkpoints of the run, whichever device wrote them, oldest first."""
         found = []
         for path in self.path.glob("*.ckpt"):
             match = _CHECKPOINT.fullmatch(path.name)
-            if match and int(match[1]) == self.device_id:
+            if match:
                 found.append(Checkpoint(int(match[2]), int(match[3]), path))
         return sorted(found, key=lambda checkpoint: (checkpoint.epoch, checkpoint.step))
 
@@ -126,7 +126,7 @@ class LossLog:
     REDRAW_S = 10.0  # drawing takes a third of a second: epochs may be shorter than that
 
     def __init__(self, folder: Path, epoch: int = 0, step: int = 0):
-        self.csv_path, self.png_path = folder / "loss.csv", folder / "loss.png"
+        self.csv_path, self.png_path = folder / LOSS_CSV, folder / "loss.png"
         self.rows = [row for row in read_loss_csv(self.csv_path) if (row.epoch, row.step) <= (epoch, step)]
         with atomic_path(self.csv_path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)

@@ -3,7 +3,9 @@
 import math
 import signal
 import time
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Optional
@@ -13,7 +15,7 @@ import numpy as np
 from mindspore import nn, ops
 
 from src.checkpoint import read_ckpt, save_checkpoint
-from src.errors import CheckpointError, MidasError
+from src.errors import CheckpointError, DataError, MidasError
 from src.loss import align_scale_shift
 from src.progress import format_seconds
 from src.run_folder import LossLog, LossRow, RunFolder
@@ -60,10 +62,11 @@ def create_optimizer(net: nn.Cell) -> nn.Adam:
 
 def set_learning_rates(optimizer: nn.Adam, backbone_lr: float, no_backbone_lr: float) -> None:
     """Sets the learning rates of an optimizer of ``create_optimizer`` from its next step on."""
-    rates = {"learning_rate_group_0": backbone_lr, "learning_rate_group_1": no_backbone_lr}
-    for parameter in optimizer.get_parameters():
-        if parameter.name in rates:
-            parameter.set_data(ms.Tensor(rates[parameter.name], ms.float32))
+    parameters = {parameter.name: parameter for parameter in optimizer.learning_rate}
+    if len(parameters) != 2:
+        raise RuntimeError(f"expected one learning rate parameter a group, found {sorted(parameters)}")
+    for name, rate in zip(sorted(parameters), (backbone_lr, no_backbone_lr)):  # learning_rate_group_0, ..._1
+        parameters[name].set_data(ms.Tensor(rate, ms.float32))
 
 
 class _NetworkWithLoss(nn.Cell):
@@ -84,7 +87,8 @@ class TrainStep(nn.Cell):
     """One optimisation step: (image, mask, target) -> four scalars, the state being that before the step.
 
     * the loss;
-    * whether the gradients are finite: the loss may hide it, since a ReLU turns the NaN of ruined weights into 0;
+    * whether the gradients of this process are finite: the loss may hide it, since a ReLU turns the NaN of ruined
+      weights into 0;
     * how many of the images, of all processes, a negative scale would fit best, see ``turn_output``;
     * the largest prediction, averaged over the processes.
 
@@ -115,11 +119,11 @@ class TrainStep(nn.Cell):
 
     def construct(self, image, mask, target):
         (loss, inverted, peak), gradients = self.value_and_grad(image, mask, target)
-        gradients = self.average(gradients)
         vector_sum = ops.zeros((), ms.float32)
         for index in self.vectors:
             vector_sum = vector_sum + gradients[index].astype(ms.float32).sum()
         finite = ops.isfinite(vector_sum)
+        gradients = self.average(gradients)
         if self.grad_clip_norm > 0:
             gradients = ops.clip_by_global_norm(gradients, self.grad_clip_norm)
         mean_peak = self.sum(peak) / self.world  # not the largest: on the CPU AllReduce can only add
@@ -127,17 +131,18 @@ class TrainStep(nn.Cell):
 
 
 def turn_output(step: TrainStep, peak: float) -> None:
-    """Turns the network's output round, near for far, at the price of an irrelevant shift: p becomes 1.5 peak - p.
+    """Turns the network's output round, near for far: p becomes 1.5 peak - p.
 
     A loss that fits a scale to each image is as happy with a negative one. A decoder that starts from random weights
-    therefore learns inverse depth or its negative, whichever is closer, and stays with it. The two are mirror images:
-    changing the sign of the last layer, and of its first moments in Adam, leads from one to the other in mid-training.
+    therefore learns inverse depth or its negative, whichever is closer, and stays with it. Changing the sign of the
+    last layer, and of its first moments in Adam, leads from one to the other in mid-training at the price of a shift,
+    which the loss does not see; only pixels that the last ReLU had cut off are new to it.
 
     Args:
-        step: Its network ends in a convolution to one channel and a ReLU.
+        step: Its network is a ``MidasNet``.
         peak: About the largest prediction; the half above it keeps the turned output clear of the ReLU.
     """
-    last = step.network.net.decoder.output_conv_scratch[4]
+    last = step.network.net.output_layer
     moments = {parameter.name: parameter for parameter in step.optimizer.get_parameters()}
     for parameter in (last.weight, last.bias):
         moment = moments[f"moment1.{parameter.name}"]
@@ -156,6 +161,10 @@ class Plan:
         batch_size: Per process.
         world: Data-parallel processes.
         seed: Of the data order.
+        img_width: Of the network's input, pixels.
+        img_height: The same.
+        network_ops: See ``src/custom_op.py``.
+        loss: Its name.
     """
 
     samples: int
@@ -163,6 +172,10 @@ class Plan:
     batch_size: int
     world: int
     seed: int
+    img_width: int
+    img_height: int
+    network_ops: str
+    loss: str
 
     @property
     def steps_per_epoch(self) -> int:
@@ -172,10 +185,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is: ``step`` finished steps of ``epoch``, which counts from 1."""
+    """How far a run is.
+
+    Attributes:
+        epoch: Counted from 1.
+        step: Finished steps of that epoch.
+        inverted: How many images of these steps were predicted upside down.
+    """
 
     epoch: int = 1
     step: int = 0
+    inverted: int = 0
+
+    def or_next_epoch(self, steps_per_epoch: int) -> "Position":
+        """Returns the start of the next epoch if this is the end of one."""
+        return self if self.step < steps_per_epoch else Position(self.epoch + 1)
 
 
 class Trainer:
@@ -215,11 +239,13 @@ class Trainer:
         self.save_epochs, self.save_steps, self.keep_checkpoints = save_epochs, save_steps, keep_checkpoints
         self.log_interval = log_interval
         self._stop_requested = False
+        self._unsaved: Optional[Position] = None
 
     def run(self, dataset, start: Position) -> None:
         """Trains from ``start`` to the end of the last epoch.
 
-        SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
+        SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once. (Of
+        several processes none may leave the others waiting: there the signals keep their usual meaning.)
 
         Args:
             dataset: MindSpore data set of (image, mask, target, index) batches for all remaining steps.
@@ -227,67 +253,83 @@ class Trainer:
 
         Raises:
             MidasError: A loss is not finite, or the run was asked to stop.
+            DataError: A file has become unreadable; what had been learnt is saved before.
         """
         log = LossLog(self.folder.path, start.epoch, start.step) if self.folder else None
-        handlers = {number: signal.signal(number, self._request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM) if self.plan.world == 1 else ()
+        handlers = {number: signal.signal(number, self._request_stop) for number in numbers}
         try:
-            self._loop(dataset, start, log)
+            self._loop(dataset, start.or_next_epoch(self.plan.steps_per_epoch), log)
+        except DataError:
+            if self._unsaved:
+                self.save(self._unsaved)
+            raise
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             if log:
-                log.draw(now=True)
+                with suppress(OSError):  # a full disk has been reported by what it stopped
+                    log.draw(now=True)
 
-    def _request_stop(self, _number: int, _frame: object) -> None:
+    def _request_stop(self, number: int, _frame: object) -> None:
         self._stop_requested = True
+        signal.signal(number, signal.SIG_DFL)
 
-    def _loop(self, dataset, start: Position, log: Optional[LossLog]) -> None:
+    def _loop(self, dataset, position: Position, log: Optional[LossLog]) -> None:
         steps = self.plan.steps_per_epoch
-        epoch, step = (start.epoch, start.step) if start.step < steps else (start.epoch + 1, 0)
-        first = (epoch - 1) * steps + step
+        first = (position.epoch - 1) * steps + position.step
+        epoch_first_step, last_rates = position.step, None
         run_start = epoch_start = last = time.perf_counter()
-        epoch_first_step, last_rates = step, None
-        for done, batch in enumerate(batches(dataset), first):
-            image, mask, target, index = batch
+        for done, (image, mask, target, index) in enumerate(batches(dataset), first):
             rates = float(self.backbone_lr[done]), float(self.no_backbone_lr[done])
             if rates != last_rates:
                 set_learning_rates(self.step.optimizer, *rates)
                 last_rates = rates
             loss, is_finite, inverted, peak = (float(output.asnumpy()) for output in self.step(image, mask, target))
-            step += 1
             now = time.perf_counter()
-            row = LossRow(epoch, step, loss, *rates, now - last)
+            position = Position(position.epoch, position.step + 1, position.inverted + int(inverted))
+            row = LossRow(position.epoch, position.step, loss, *rates, now - last)
             if not (math.isfinite(loss) and is_finite):
                 raise MidasError(self._not_finite(row, index.asnumpy().tolist()))
+            self._unsaved = position
             if log:
                 log.append(row)
             if done == first:
                 self._print(f"first step {now - last:.1f} s, compilation included")
                 run_start = now
-            elif step % self.log_interval == 0:
+            elif (done + 1) % self.log_interval == 0:
                 self._progress(row, done, now - run_start, done - first)
             last = now
-            saved = self._stop_requested or (self.save_steps and (done + 1) % self.save_steps == 0)
-            if step == steps:
-                elapsed_ms = (now - epoch_start) * 1000
-                self._print(f"epoch: {epoch} step: {steps}, loss is {loss:.7g}")
-                self._print(
-                    f"epoch time: {elapsed_ms:.3f} ms, per step time: {elapsed_ms / (steps - epoch_first_step):.3f} ms"
-                )
-                if inverted > len(image) * self.plan.world / 2:
-                    self._print("near and far were confused: the network's output is turned round")
+            is_save_due = self._stop_requested or (self.save_steps and (done + 1) % self.save_steps == 0)
+            if position.step == steps:
+                total_ms = (now - epoch_start) * 1000
+                step_ms = total_ms / (steps - epoch_first_step)
+                self._print(f"epoch: {position.epoch} step: {steps}, loss is {loss:.7g}")
+                self._print(f"epoch time: {total_ms:.3f} ms, per step time: {step_ms:.3f} ms")
+                if self.is_upside_down(position):
+                    self._print(f"near and far were confused in {position.inverted} images: the output is turned round")
                     turn_output(self.step, peak)
-                saved = saved or epoch % self.save_epochs == 0 or epoch == self.epochs
+                is_save_due = is_save_due or position.epoch % self.save_epochs == 0 or position.epoch == self.epochs
                 if log:
                     log.draw()
-            if saved:
-                self.save(Position(epoch, step))
+            if is_save_due:
+                self.save(position)
             if self._stop_requested:
-                raise MidasError(f"stopped on request after epoch {epoch} step {step}; --resume True goes on")
-            if step == steps:
-                epoch, step, epoch_first_step = epoch + 1, 0, 0
-                epoch_start = time.perf_counter()
-                last = epoch_start
+                raise MidasError(
+                    f"stopped on request after epoch {position.epoch} step {position.step}; --resume True goes on"
+                )
+            if position.step == steps:
+                position, epoch_first_step = position.or_next_epoch(steps), 0
+                last = epoch_start = time.perf_counter()
+
+    def is_upside_down(self, position: Position) -> bool:
+        """Whether at the end of an epoch the output should be turned round.
+
+        Three quarters of the epoch's images must say so: no trained network comes near that, and chance does not turn
+        the output to and fro. Not after the last epoch, since nothing would be learnt after it.
+        """
+        images = self.plan.steps_per_epoch * self.plan.batch_size * self.plan.world
+        return position.epoch < self.epochs and position.inverted >= 0.75 * images
 
     def save(self, position: Position) -> None:
         """Writes a checkpoint of network and optimizer and deletes those that are too old."""
@@ -295,6 +337,7 @@ class Trainer:
             return
         path = self.folder.checkpoint_path(position.epoch, position.step)
         save_checkpoint(path, training_state(self.step), {**asdict(position), **asdict(self.plan)})
+        self._unsaved = None
         self.folder.prune(self.keep_checkpoints)
 
     def _progress(self, row: LossRow, done: int, elapsed_s: float, steps_done: int) -> None:
@@ -320,6 +363,14 @@ class Trainer:
         return f"{what} at epoch {row.epoch} step {row.step}, batch {files}; {good}"
 
 
+def weights_crc(net: nn.Cell) -> int:
+    """Returns a CRC-32 of all trainable parameters."""
+    crc = 0
+    for parameter in net.trainable_params():
+        crc = zlib.crc32(parameter.asnumpy().tobytes(), crc)
+    return crc
+
+
 def training_state(step: nn.Cell) -> dict:
     """Collects what a run needs to go on: weights, batch statistics, Adam's moments and its counters.
 
@@ -343,13 +394,15 @@ def restore(step: nn.Cell, path: Path, plan: Plan) -> Position:
         CheckpointError: If the file is not a training checkpoint of this network, or of a run with another plan.
     """
     tensors, extra = read_ckpt(path)
-    if not {"epoch", "step"} <= extra.keys():
+    if not {"epoch", "step", "inverted"} <= extra.keys():
         raise CheckpointError(f"{path}: expected a training checkpoint with optimizer state, found weights alone")
     changed = [
-        f"{key} {extra.get(key)} then and {value} now" for key, value in asdict(plan).items() if extra.get(key) != value
+        "other training images" if key == "files" else f"{key} {extra.get(key)} then and {value} now"
+        for key, value in asdict(plan).items()
+        if extra.get(key) != value
     ]
     if changed:
-        raise CheckpointError(f"{path}: expected a run on the same data in the same order, found {', '.join(changed)}")
+        raise CheckpointError(f"{path}: expected a run of the same course, found {', '.join(changed)}")
     parameters = training_state(step)
     wrong = [name for name, p in parameters.items() if name not in tensors or tensors[name].shape != tuple(p.shape)]
     if wrong:
@@ -359,4 +412,4 @@ def restore(step: nn.Cell, path: Path, plan: Plan) -> Position:
         )
     for name, parameter in parameters.items():
         parameter.set_data(ms.Tensor(tensors[name]))
-    return Position(extra["epoch"], extra["step"])
+    return Position(extra["epoch"], extra["step"], extra["inverted"])

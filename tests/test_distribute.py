@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -38,3 +39,7 @@ def test_two_processes(repo, train_data, tmp_path):
             ("2", "2"),
         ]
     assert (tmp_path / "run" / "Midas_0-2_2.ckpt").is_file()
+    # The processes have seen different images; averaged gradients keep their weights equal.
+    logs = [(tmp_path / "log" / f"worker_{rank}.log").read_text() for rank in (0, 1)]
+    crcs = [re.search(r"weights of process \d: CRC-32 (\w+)", log)[1] for log in logs]
+    assert crcs[0] == crcs[1]

@@ -1,5 +1,7 @@
 """src/trainer.py against a PyTorch twin; the training script is tested in test_train_script.py."""
 
+from dataclasses import replace
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from src.midas_net import MidasNet
 from src.trainer import (
     Plan,
     Position,
+    Trainer,
     TrainStep,
     create_optimizer,
     learning_rates,
@@ -24,7 +27,9 @@ from src.trainer import (
 )
 
 STEPS = 10
-PLAN = Plan(samples=40, files=1, batch_size=4, world=1, seed=1)
+PLAN = Plan(
+    samples=40, files=1, batch_size=4, world=1, seed=1, img_width=64, img_height=64, network_ops="midas", loss="ssi_mse"
+)
 
 
 def batches():
@@ -122,9 +127,9 @@ def test_restore_gives_back_all_of_the_state(tmp_path):
             parameter.set_data(ms.Tensor(rng.random(parameter.shape, np.float32)))
     step.optimizer.global_step.set_data(ms.Tensor([7], ms.int32))
     path = tmp_path / "Midas_0-2_3.ckpt"
-    save_checkpoint(path, training_state(step), {"epoch": 2, "step": 3, **vars(PLAN)})
+    save_checkpoint(path, training_state(step), {"epoch": 2, "step": 3, "inverted": 5, **vars(PLAN)})
     other = make_step()
-    assert restore(other, path, PLAN) == Position(2, 3)
+    assert restore(other, path, PLAN) == Position(2, 3, 5)
     state = training_state(step)
     names = set(state)
     assert {"global_step", "beta1_power", "moment1.backbone_conv.weight", "backbone_bn.moving_mean"} <= names
@@ -134,7 +139,7 @@ def test_restore_gives_back_all_of_the_state(tmp_path):
 
 def test_restore_refuses_what_does_not_fit(tmp_path):
     step = make_step()
-    extra = {"epoch": 2, "step": 3, **vars(PLAN)}
+    extra = {"epoch": 2, "step": 3, "inverted": 5, **vars(PLAN)}
     weights, other_plan, good = (tmp_path / name for name in ("weights.ckpt", "plan.ckpt", "good.ckpt"))
     save_checkpoint(weights, {p.name: p for p in step.network.net.get_parameters()})
     save_checkpoint(other_plan, training_state(step), {**extra, "batch_size": 8})
@@ -143,5 +148,17 @@ def test_restore_refuses_what_does_not_fit(tmp_path):
         restore(step, weights, PLAN)
     with pytest.raises(CheckpointError, match="batch_size 8 then and 4 now"):
         restore(step, other_plan, PLAN)
+    with pytest.raises(CheckpointError, match="other training images, network_ops midas then and modelzoo now"):
+        restore(step, good, replace(PLAN, files=2, network_ops="modelzoo"))
     with pytest.raises(CheckpointError, match="of another shape, first"):
         restore(make_step(features=8), good, PLAN)
+
+
+def test_output_is_turned_round_by_a_clear_majority_of_an_epoch_only():
+    trainer = Trainer(None, PLAN, 3, np.ones(30), np.ones(30), None, None)
+    assert PLAN.steps_per_epoch == 10  # of four images each: three quarters are 30
+    assert trainer.is_upside_down(Position(1, 10, 30))
+    assert not trainer.is_upside_down(Position(1, 10, 29))
+    assert not trainer.is_upside_down(Position(3, 10, 40))  # the last epoch
+    assert Position(1, 9, 7).or_next_epoch(10) == Position(1, 9, 7)
+    assert Position(1, 10, 7).or_next_epoch(10) == Position(2, 0, 0)
