@@ -1,0 +1,72 @@
+"""src/run_folder.py, src/device.py and src/compile_cache.py: what they decide without a network."""
+
+import os
+from dataclasses import fields
+
+import pytest
+
+from src import compile_cache, device
+from src.config import Config, load_config
+from src.errors import UsageError
+from src.run_folder import LossLog, LossRow, RunFolder, read_loss_csv
+
+
+def test_checkpoints_are_sorted_by_place_in_the_run_whatever_device_wrote_them(tmp_path):
+    names = ["Midas_0-10_1.ckpt", "Midas_0-9_12.ckpt", "Midas_0-9_2.ckpt", "other.ckpt", ".Midas_0-11_1.1.tmp.ckpt"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    folder = RunFolder(tmp_path, device_id=3)
+    assert [checkpoint.path.name for checkpoint in folder.checkpoints()] == [names[2], names[1], names[0]]
+    assert folder.checkpoint_path(11, 2).name == "Midas_3-11_2.ckpt"
+    folder.prune(1)
+    assert folder.latest().path.name == names[0]
+    assert len(folder.checkpoints()) == 1
+    with pytest.raises(UsageError, match="expected no checkpoints after epoch 9 step 2"):
+        folder.start("", 9, 2)
+    folder.start("key: value\n", 10, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [names[0], "config.yaml", "other.ckpt"]
+
+
+def test_loss_log_drops_what_a_killed_run_wrote_after_its_checkpoint(tmp_path):
+    rows = [LossRow(epoch, step, 0.1 * epoch, 1e-5, 1e-4, 0.5) for epoch in (1, 2) for step in (1, 2)]
+    log = LossLog(tmp_path)
+    for row in rows:
+        log.append(row)
+    with open(tmp_path / "loss.csv", "a") as file:
+        file.write("3,1,0.")  # killed here
+    assert LossLog(tmp_path, 2, 1).rows == rows[:3]
+    assert read_loss_csv(tmp_path / "loss.csv") == rows[:3]
+
+
+@pytest.mark.parametrize(
+    ("version", "target", "user", "expected"),
+    [
+        ("2.8.0", "CPU", None, None),
+        ("2.9.0", "CPU", None, "AVX2"),
+        ("2.10.1", "auto", None, "AVX2"),
+        ("3.0.0", "auto", None, "AVX2"),
+        ("2.10.0", "Ascend", None, None),
+        ("2.10.0", "CPU", "AVX512_CORE", "AVX512_CORE"),
+    ],
+)
+def test_cpu_convolution_guard(monkeypatch, capsys, version, target, user, expected):
+    environment = {} if user is None else {device.ONEDNN_ISA: user}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(device, "version", lambda name: version)
+    device.guard_cpu_convolution(target)
+    device.guard_cpu_convolution(target)
+    assert environment.get(device.ONEDNN_ISA) == expected
+    assert capsys.readouterr().err.count("AVX2 is set") == (1 if expected == "AVX2" else 0)
+
+
+def test_settings_that_leave_graphs_alone_exist():
+    assert {field.name for field in fields(Config)} >= compile_cache._NEUTRAL
+
+
+def test_graphs_of_several_static_shapes_are_not_kept(monkeypatch, capsys):
+    import mindspore as ms
+
+    monkeypatch.setattr(ms, "set_context", lambda **settings: pytest.fail(f"set {settings}"))
+    config = load_config("", ["--enable_compile_cache", "True", "--eval_shapes", "static"])
+    compile_cache.enable_compile_cache(config, ("run", "CPU"), shapes_vary=True)
+    assert "not used with eval_shapes static" in capsys.readouterr().err
