@@ -68,8 +68,6 @@ def find_resume(config: Config, folder: RunFolder) -> Path:
 
 def train(config: Config, device: Device) -> None:
     """Trains as configured."""
-    import mindspore as ms
-
     from src.checkpoint import initialise
     from src.loss import create_loss
     from src.midas_net import MidasNet
@@ -150,7 +148,6 @@ def train(config: Config, device: Device) -> None:
         keep_checkpoints=config.keep_checkpoint_max,
         log_interval=config.log_interval,
     )
-    ms.dataset.config.set_seed(config.seed)
     dataset = create_dataset(source, sequence, plan.batch_size, config.num_parallel_workers)
     trainer.run(dataset, start)
     if device.world > 1:  # data-parallel processes must stay equal: worker_*.log tell whether they have

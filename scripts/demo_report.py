@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Union
 
 import numpy as np
 
@@ -12,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.config import Config, load_config
 from src.device import setup_device
 from src.errors import run_script
-from src.eval_datasets import DenseSample, EvalDataset, open_dataset
+from src.eval_datasets import DenseSample, EvalDataset, OrdinalSample, open_dataset
 from src.evaluator import score_prediction
 from src.metric import resize_prediction
 from src.predictor import Predictor, load_predictor
@@ -22,10 +23,15 @@ COLUMNS = ("image", "ground truth", "before training", "after training", "error 
 ERROR_RANGE = 0.5  # relative depth error that gets the brightest colour
 
 
+def predict(predictor: Predictor, dataset: EvalDataset, sample: Union[DenseSample, OrdinalSample]) -> np.ndarray:
+    """Predicts a sample's inverse depth at the size of its image."""
+    prepared = predictor.prepare(sample.image, dataset.resize_method)
+    return resize_prediction(predictor.infer(prepared), *sample.image.shape[:2], half_pixel=dataset.half_pixel)
+
+
 def aligned_inverse_depth(predictor: Predictor, dataset: EvalDataset, sample: DenseSample) -> np.ndarray:
     """Predicts a sample's inverse depth in 1/m: aligned with the ground truth and capped, as it is scored."""
-    prepared = predictor.prepare(sample.image, dataset.resize_method)
-    prediction = resize_prediction(predictor.infer(prepared), *sample.depth.shape, half_pixel=dataset.half_pixel)
+    prediction = predict(predictor, dataset, sample)
     score = score_prediction(dataset, sample, prediction)
     return np.maximum(score.scale * prediction + score.shift, 1 / dataset.cap_m)
 
@@ -50,8 +56,7 @@ def draw_overview(config: Config, before: Predictor, after: Predictor, path: Pat
             farther = "1" if sample.relation[0] > 0 else "2"
             for axes, predictor in ((row[0], None), (row[2], before), (row[3], after)):
                 if predictor is not None:
-                    prepared = predictor.prepare(sample.image, dataset.resize_method)
-                    axes.imshow(resize_prediction(predictor.infer(prepared), *sample.image.shape[:2]), cmap="inferno")
+                    axes.imshow(predict(predictor, dataset, sample), cmap="inferno")
                 for text, x, y in (("1", x1, y1), ("2", x2, y2)):
                     axes.text(
                         x, y, text, color="white", ha="center", va="center", bbox={"facecolor": "black", "pad": 2}

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from src.config import Config
-from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
+from src.utils.transforms import RESIZE_METHODS, NormalizeImage, PrepareForNet, Resize
 
 
 class Predictor(ABC):
@@ -37,9 +37,19 @@ class Predictor(ABC):
         ensure_multiple_of: int = 32,
         resize_method: str = "upper_bound",
     ):
-        self.ensure_multiple_of = ensure_multiple_of
         self.resize_method = resize_method
-        self._size = width, height
+        self._resize = {
+            method: Resize(
+                width,
+                height,
+                resize_target=False,
+                keep_aspect_ratio=True,
+                ensure_multiple_of=ensure_multiple_of,
+                resize_method=method,
+                image_interpolation=cv2.INTER_CUBIC,
+            )
+            for method in RESIZE_METHODS
+        }
         self._normalize = NormalizeImage(mean, std)
         self._to_net = PrepareForNet()
 
@@ -53,14 +63,7 @@ class Predictor(ABC):
         Returns:
             float32 (1, 3, h, w).
         """
-        resize = Resize(
-            *self._size,
-            resize_target=False,
-            keep_aspect_ratio=True,
-            ensure_multiple_of=self.ensure_multiple_of,
-            resize_method=resize_method or self.resize_method,
-            image_interpolation=cv2.INTER_CUBIC,
-        )
+        resize = self._resize[resize_method or self.resize_method]
         return self._to_net(self._normalize(resize({"image": image})))["image"][None]
 
     @abstractmethod

@@ -6,8 +6,11 @@ import mindspore as ms  # before torch and matplotlib: see README, "Versions"
 import pytest
 
 from data.make_sample import make_sample
+from src.checkpoint import save_checkpoint
+from src.midas_net import MidasNet
 
 TINY = {"layers": [1, 2, 1, 1], "groups": 4, "width_per_group": 32, "in_channels": 8, "features": 16}
+TINY_FLAGS = [f"--{key}={value}" for key, value in TINY.items()]  # the same for a script
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,6 +40,21 @@ def train_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train_data")
     make_sample(folder, train=10, eval_count=0, size=(96, 72))
     return folder
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A tiny network with random weights."""
+    ms.set_seed(1)
+    return MidasNet(**TINY)
+
+
+@pytest.fixture(scope="module")
+def weights(net, tmp_path_factory):
+    """A checkpoint of ``net``."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.ckpt"
+    save_checkpoint(path, {parameter.name: parameter for parameter in net.get_parameters()})
+    return path
 
 
 # Files that compile networks or run whole scripts; the others take seconds and come first.

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 
-from conftest import TINY
+from conftest import TINY_FLAGS
 
 
 def free_port():
@@ -17,8 +17,7 @@ def free_port():
 
 
 def test_two_processes(repo, train_data, tmp_path):
-    words = [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
-    words += ["--img_width", "64", "--img_height", "64", "--batch_size", "2", "--epoch_size", "2"]
+    words = [*TINY_FLAGS, "--img_width", "64", "--img_height", "64", "--batch_size", "2", "--epoch_size", "2"]
     words += ["--train_data_dir", str(train_data), "--train_output_path", str(tmp_path / "run")]
     result = subprocess.run(
         ["bash", str(repo / "scripts" / "run_distribute_train.sh"), "2", "", *words],

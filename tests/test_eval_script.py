@@ -17,33 +17,16 @@ import mindspore as ms
 import numpy as np
 import pytest
 import scipy.io
-from conftest import TINY
+from conftest import TINY_FLAGS
 
 import midas_eval
 from data.make_sample import make_sample
-from src.checkpoint import save_checkpoint
 from src.config import DATA_SETS, load_config
 from src.errors import DataError, UsageError
 from src.eval_datasets import Tum, open_dataset
 from src.evaluator import score_prediction
-from src.midas_net import MidasNet
 from src.predictor import MindSporePredictor
 from src.util import write_png16
-
-NETWORK = [f"--{key}={value}" for key, value in TINY.items()]
-
-
-@pytest.fixture(scope="module")
-def net():
-    ms.set_seed(1)
-    return MidasNet(**TINY)
-
-
-@pytest.fixture(scope="module")
-def weights(net, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.ckpt"
-    save_checkpoint(path, {parameter.name: parameter.asnumpy() for parameter in net.get_parameters()})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +37,7 @@ def eval_data(tmp_path_factory):
 
 
 def arguments(data, weights, ann_file, *more):
-    return [*NETWORK, "--train_data_dir", str(data), "--ckpt_path", str(weights), "--ann_file", str(ann_file), *more]
+    return [*TINY_FLAGS, "--train_data_dir", str(data), "--ckpt_path", str(weights), "--ann_file", str(ann_file), *more]
 
 
 def evaluate(repo, *words):
@@ -213,7 +196,7 @@ def test_faults_before_any_work(eval_data, tmp_path, monkeypatch, words, error, 
     ],
 )
 def test_settings_that_change_figures_forbid_to_resume(weights, word):
-    words = [*NETWORK, "--ckpt_path", str(weights)]
+    words = [*TINY_FLAGS, "--ckpt_path", str(weights)]
     settings = midas_eval.settings_of(load_config("", words), "CPU")
     assert midas_eval.settings_of(load_config("", [*words, word]), "CPU") != settings
     assert midas_eval.settings_of(load_config("", words), "GPU") != settings

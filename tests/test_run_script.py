@@ -4,36 +4,20 @@ import subprocess
 import sys
 
 import cv2
-import mindspore as ms
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY_FLAGS
 
 from midas_run import find_images, name_outputs
-from src.checkpoint import save_checkpoint
 from src.errors import UsageError
 from src.metric import resize_prediction
-from src.midas_net import MidasNet
 from src.predictor import MindSporePredictor
 from src.util import read_image, read_pfm
 
 
-@pytest.fixture(scope="module")
-def net():
-    ms.set_seed(2)
-    return MidasNet(**TINY)
-
-
-@pytest.fixture(scope="module")
-def weights(net, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.ckpt"
-    save_checkpoint(path, {parameter.name: parameter for parameter in net.get_parameters()})
-    return path
-
-
 def run(repo, weights, *arguments):
-    words = [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
-    words += ["--model_weights", str(weights), "--img_width", "96", "--img_height", "96", *map(str, arguments)]
+    words = [*TINY_FLAGS, "--model_weights", str(weights), "--img_width", "96", "--img_height", "96"]
+    words += map(str, arguments)
     return subprocess.run([sys.executable, str(repo / "midas_run.py"), *words], capture_output=True, text=True)
 
 

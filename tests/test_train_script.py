@@ -10,13 +10,12 @@ import sys
 import time
 
 import pytest
-from conftest import TINY
+from conftest import TINY_FLAGS
 
 from src.checkpoint import read_ckpt
 
-NETWORK = [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
 SETTINGS = [
-    *NETWORK, "--model_weights", "", "--img_width", "64", "--img_height", "64", "--batch_size", "2",
+    *TINY_FLAGS, "--model_weights", "", "--img_width", "64", "--img_height", "64", "--batch_size", "2",
     "--epoch_size", "4", "--save_checkpoint_steps", "3", "--keep_checkpoint_max", "3", "--log_interval", "1",
     "--lr_decay", "True", "--no_backbone_params_lr", "1e-3",
 ]  # fmt: skip
