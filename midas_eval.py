@@ -11,15 +11,16 @@ import sys
 import time
 from typing import Any
 
-from src.compile_cache import enable_compile_cache
+from src.common.compile_cache import enable_compile_cache
+from src.common.device import setup_device
+from src.common.errors import DataError, UsageError, run_script
+from src.common.progress import Progress
 from src.config import Config, load_config
-from src.device import setup_device
-from src.errors import DataError, UsageError, run_script
-from src.eval_datasets import DatasetMissing, EvalDataset, open_dataset
-from src.eval_results import ResultFiles, content_hash, format_table
-from src.evaluator import Fault, SetResult, evaluate, summarise
-from src.predictor import Predictor, load_predictor
-from src.progress import Progress
+from src.evaluation.datasets import open_dataset
+from src.evaluation.datasets.base import DatasetMissing, EvalDataset
+from src.evaluation.evaluator import Fault, SetResult, evaluate, summarise
+from src.evaluation.results import ResultFiles, content_hash, format_table
+from src.inference.predictor import Predictor, load_predictor
 
 
 def open_datasets(config: Config) -> tuple[list[EvalDataset], dict[str, DataError]]:

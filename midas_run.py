@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from src.compile_cache import enable_compile_cache
+from src.common.compile_cache import enable_compile_cache
+from src.common.device import setup_device
+from src.common.errors import DataError, UsageError, run_script
+from src.common.progress import Progress
 from src.config import Config, load_config
-from src.device import setup_device
-from src.errors import DataError, UsageError, run_script
-from src.metric import resize_prediction
-from src.predictor import load_predictor
-from src.progress import Progress
+from src.evaluation.metric import resize_prediction
+from src.inference.predictor import load_predictor
 from src.util import read_image, write_color, write_depth
 
 IMAGE_SUFFIXES = (".bmp", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -8,11 +8,11 @@ import sys
 import zlib
 from pathlib import Path
 
-from src.compile_cache import enable_compile_cache
+from src.common.compile_cache import enable_compile_cache
+from src.common.device import Device, setup_device
+from src.common.errors import UsageError, run_script
 from src.config import Config, dump_config, load_config, require_file, require_folder
-from src.device import Device, setup_device
-from src.errors import UsageError, run_script
-from src.run_folder import LOSS_CSV, RunFolder
+from src.training.run_folder import LOSS_CSV, RunFolder
 from src.utils.loadImgDepth import LoadImagesDepth, create_dataset, index_sequence, training_pairs
 
 
@@ -68,10 +68,19 @@ def find_resume(config: Config, folder: RunFolder) -> Path:
 
 def train(config: Config, device: Device) -> None:
     """Trains as configured."""
-    from src.checkpoint import initialise
     from src.loss import create_loss
     from src.midas_net import MidasNet
-    from src.trainer import Plan, Position, Trainer, TrainStep, create_optimizer, learning_rates, restore, weights_crc
+    from src.training.trainer import (
+        Plan,
+        Position,
+        Trainer,
+        TrainStep,
+        create_optimizer,
+        learning_rates,
+        restore,
+        weights_crc,
+    )
+    from src.weights.checkpoint import initialise
 
     folder = RunFolder(config.train_output_path, device.device_id)
     resume_path = find_resume(config, folder) if config.resume else None

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 import numpy as np
 
-from src.errors import run_script
+from src.common.errors import run_script
 from src.util import read_gray, read_image
 from src.utils.loadImgDepth import (
     LoadImagesDepth,

@@ -16,8 +16,8 @@ import torch  # noqa: E402
 from side_by_side import compare, machine  # noqa: E402
 from torch_midas import TorchMidas  # noqa: E402
 
+from src.inference.predictor import MindSporePredictor  # noqa: E402
 from src.midas_net import MidasNet  # noqa: E402
-from src.predictor import MindSporePredictor  # noqa: E402
 
 
 def torch_forward(image, memory_format):

@@ -20,7 +20,7 @@ from torch_midas import TorchMidas, torch_loss  # noqa: E402
 
 from src.loss import create_loss  # noqa: E402
 from src.midas_net import MidasNet  # noqa: E402
-from src.trainer import TrainStep, create_optimizer, set_learning_rates  # noqa: E402
+from src.training.trainer import TrainStep, create_optimizer, set_learning_rates  # noqa: E402
 
 
 def mindspore_step(image, mask, target):

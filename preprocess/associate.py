@@ -14,8 +14,8 @@ from typing import Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.errors import DataError, UsageError, run_script
-from src.files import write_text
+from src.common.atomic import write_text
+from src.common.errors import DataError, UsageError, run_script
 
 MAX_DIFFERENCE_S = 0.02
 

@@ -19,10 +19,11 @@ from typing import Optional, Union
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.common.errors import DataError, UsageError, run_script
+from src.common.progress import Progress
 from src.config import load_config
-from src.errors import DataError, UsageError, run_script
-from src.eval_datasets import DatasetMissing, EvalDataset, OrdinalSample, open_dataset
-from src.progress import Progress
+from src.evaluation.datasets import open_dataset
+from src.evaluation.datasets.base import DatasetMissing, EvalDataset, OrdinalSample
 from src.util import read_gray, read_image
 from src.utils.loadImgDepth import Pair, check_pairs, list_pairs, read_mixdata
 

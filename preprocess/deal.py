@@ -22,8 +22,8 @@ from typing import NamedTuple, Optional
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from preprocess.place import place_file
-from src.errors import DataError, run_script
-from src.progress import Progress
+from src.common.errors import DataError, run_script
+from src.common.progress import Progress
 
 SPLITS = ("val", "train")  # of data_depth_annotated
 _DRIVE = re.compile(r"(?:.*/)?(\d{4}_\d\d_\d\d_drive_\d{4}_sync)(?:/(image_\d\d)/data/(\d+)\.(?:png|jpg))?")

@@ -6,8 +6,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from src.errors import DataError, UsageError
-from src.files import atomic_path
+from src.common.atomic import atomic_path
+from src.common.errors import DataError, UsageError
 
 
 def place_file(source: Path, target: Path, link: bool = False) -> None:

@@ -16,8 +16,8 @@ from typing import Optional
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from preprocess.place import Archive
-from src.errors import DataError, run_script
-from src.progress import Progress
+from src.common.errors import DataError, run_script
+from src.common.progress import Progress
 
 SUFFIXES = {"depth": ".dpt", "final_left": ".png", "occlusions": ".png"}  # kind of file -> its suffix
 

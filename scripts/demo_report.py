@@ -10,14 +10,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.common.device import setup_device
+from src.common.errors import run_script
 from src.config import Config, load_config
-from src.device import setup_device
-from src.errors import run_script
-from src.eval_datasets import DenseSample, EvalDataset, OrdinalSample, open_dataset
-from src.evaluator import score_prediction
-from src.metric import resize_prediction
-from src.predictor import Predictor, load_predictor
-from src.run_folder import read_loss_csv
+from src.evaluation.datasets import open_dataset
+from src.evaluation.datasets.base import DenseSample, EvalDataset, OrdinalSample
+from src.evaluation.evaluator import score_prediction
+from src.evaluation.metric import resize_prediction
+from src.inference.predictor import Predictor, load_predictor
+from src.training.run_folder import read_loss_csv
 
 COLUMNS = ("image", "ground truth", "before training", "after training", "error after training")
 ERROR_RANGE = 0.5  # relative depth error that gets the brightest colour

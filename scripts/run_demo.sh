@@ -12,7 +12,7 @@ settings=(--config_path scripts/demo.yaml)
 step() { printf '\n== %s\n' "$*"; }
 
 step "1/5 sample data: rendered scenes with exact depth"
-"$PYTHON" data/make_sample.py --output data/sample --train 96 --eval 8
+"$PYTHON" preprocess/make_sample.py --output data/sample --train 96 --eval 8
 
 step "2/5 evaluation before training (random weights)"
 "$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "" --ann_file "$demo/before/val.json"
@@ -25,7 +25,7 @@ fi
 "$PYTHON" midas_train.py "${settings[@]}" --resume "$resume"
 checkpoint=$("$PYTHON" -c 'import sys
 sys.path.insert(0, ".")
-from src.run_folder import RunFolder
+from src.training.run_folder import RunFolder
 print(RunFolder(sys.argv[1]).latest().path)' "$demo/train")
 
 step "4/5 depth maps of photos that were not trained on"

@@ -16,23 +16,16 @@ from typing import Annotated, Any, Optional, Union, get_args, get_origin, get_ty
 
 import yaml
 
-from src.errors import UsageError
+from src.common import names
+from src.common.errors import UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULTS_FILE = REPOSITORY / "config.yaml"
 
-DATA_SETS = ("Kitti", "Sintel", "TUM", "NYU", "ETH3D", "DIW")
-# cv2.COLORMAP_*, in lower case.
-COLORMAPS = (
-    "autumn", "bone", "cividis", "cool", "deepgreen", "hot", "hsv", "inferno", "jet", "magma", "ocean",
-    "parula", "pink", "plasma", "rainbow", "spring", "summer", "turbo", "twilight", "twilight_shifted",
-    "viridis", "winter",
-)  # fmt: skip
-
 _COMMAND_LINE = "command line"
 _TRUE_WORDS, _FALSE_WORDS = ("true", "yes", "on"), ("false", "no", "off")  # the booleans of YAML 1.1
 _NULL_TAG = "tag:yaml.org,2002:null"
-_DATA_SETS_BY_WORD = {**{name.lower(): (name,) for name in DATA_SETS}, "all": DATA_SETS}
+_DATA_SETS_BY_WORD = {**{name.lower(): (name,) for name in names.DATA_SETS}, "all": names.DATA_SETS}
 
 
 @dataclass(frozen=True)
@@ -49,8 +42,8 @@ def _at_least(least: int) -> _Rule:
     return _Rule(f"an integer >= {least}", lambda value: value >= least)
 
 
-def _one_of(*names: str) -> _Rule:
-    return _Rule("one of " + ", ".join(names), lambda value: value in names)
+def _one_of(*choices: str) -> _Rule:
+    return _Rule("one of " + ", ".join(choices), lambda value: value in choices)
 
 
 def _each(count: int, kind: str, accepts: Callable[[Any], bool] = lambda item: True, **kwargs: bool) -> _Rule:
@@ -80,7 +73,7 @@ class Config:
     Paths are absolute; ``model_weights`` and ``ckpt_path`` may be empty.
     """
 
-    device_target: Annotated[str, _one_of("auto", "Ascend", "GPU", "CPU")]
+    device_target: Annotated[str, _one_of("auto", *names.DEVICE_TARGETS)]
     device_id: _Count
     run_distribute: _Flag
     is_modelarts: Annotated[
@@ -94,7 +87,7 @@ class Config:
     enable_compile_cache: _Flag
     num_parallel_workers: _PositiveInt
 
-    network_ops: Annotated[str, _one_of("midas", "modelzoo")]
+    network_ops: Annotated[str, _one_of(*names.NETWORK_OPS)]
     width_per_group: _PositiveInt
     groups: _PositiveInt
     in_channels: _PositiveInt
@@ -108,7 +101,7 @@ class Config:
     resize_target: _Flag
     keep_aspect_ratio: _Flag
     ensure_multiple_of: _Side
-    resize_method: Annotated[str, _one_of("lower_bound", "upper_bound", "minimal")]
+    resize_method: Annotated[str, _one_of(*names.RESIZE_METHODS)]
 
     backbone_params_lr: _Positive
     backbone_params_end_lr: _NotNegative
@@ -118,7 +111,7 @@ class Config:
     epoch_size: _PositiveInt
     batch_size: _PositiveInt
     lr_decay: _Flag
-    loss: Annotated[str, _one_of("ssi_mse")]
+    loss: Annotated[str, _one_of(*names.LOSSES)]
     grad_clip_norm: _NotNegative
     train_data_dir: _Path
     mixdata: _DataPath
@@ -133,7 +126,7 @@ class Config:
     keep_checkpoint_max: _PositiveInt
     log_interval: _PositiveInt
 
-    eval_protocol: Annotated[str, _one_of("paper", "modelzoo")]
+    eval_protocol: Annotated[str, _one_of(*names.PROTOCOLS)]
     eval_shapes: Annotated[str, _one_of("dynamic", "static")]
     datapath_TUM: _DataPath
     datapath_Sintel: _DataPath
@@ -146,7 +139,7 @@ class Config:
     data_name: Annotated[
         str,
         _Rule(
-            "all or a comma-separated list of " + ", ".join(DATA_SETS),
+            "all or a comma-separated list of " + ", ".join(names.DATA_SETS),
             lambda value: all(word in _DATA_SETS_BY_WORD for word in _words(value)),
         ),
     ]
@@ -154,8 +147,8 @@ class Config:
     input_path: _Path
     output_path: _Path
     model_weights: _Weights
-    colormap: Annotated[str, _one_of("none", *COLORMAPS)]
-    file_format: Annotated[str, _one_of("AIR", "MINDIR", "ONNX")]
+    colormap: Annotated[str, _one_of("none", *names.COLORMAPS)]
+    file_format: Annotated[str, _one_of(*names.EXPORT_FORMATS)]
 
     @property
     def network(self) -> dict[str, Any]:

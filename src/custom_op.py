@@ -11,7 +11,7 @@ They share every parameter and differ in the three operators made here and in th
 
 from mindspore import nn, ops
 
-NETWORK_OPS = ("midas", "modelzoo")
+from src.common.names import NETWORK_OPS
 
 # (align_corners, half_pixel_centers) of a bilinear resize; "asymmetric" maps pixel i to i * in / out.
 BILINEAR_MODES = {"align_corners": (True, False), "half_pixel": (False, True), "asymmetric": (False, False)}

@@ -14,8 +14,8 @@ from typing import Union
 import cv2
 import numpy as np
 
-from src.errors import DataError
-from src.files import atomic_path
+from src.common.atomic import atomic_path
+from src.common.errors import DataError
 
 PathLike = Union[str, Path]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import mindspore as ms  # before torch and matplotlib: see README, "Versions"
 import pytest
 
-from data.make_sample import make_sample
-from src.checkpoint import save_checkpoint
+from preprocess.make_sample import make_sample
 from src.midas_net import MidasNet
+from src.weights.checkpoint import save_checkpoint
 
 TINY = {"layers": [1, 2, 1, 1], "groups": 4, "width_per_group": 32, "in_channels": 8, "features": 16}
 TINY_FLAGS = [f"--{key}={value}" for key, value in TINY.items()]  # the same for a script

@@ -12,8 +12,11 @@ from conftest import TINY
 from mindspore import nn
 from torch_midas import TorchMidas, lively
 
-from src import checkpoint
-from src.checkpoint import (
+from src.common.errors import CheckpointError, UsageError
+from src.midas_net import MidasNet
+from src.utils import pth2ckpt
+from src.weights import checkpoint
+from src.weights.checkpoint import (
     OFFICIAL,
     OURS,
     SUITE_2021,
@@ -25,9 +28,6 @@ from src.checkpoint import (
     read_weights,
     save_checkpoint,
 )
-from src.errors import CheckpointError, UsageError
-from src.midas_net import MidasNet
-from src.utils import pth2ckpt
 
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 TINY_ARCHITECTURE = Architecture(**{**TINY, "layers": tuple(TINY["layers"])})

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from src import config as config_module
-from src.config import COLORMAPS, Config, dump_config, load_config, require_file, require_folder
-from src.errors import UsageError
+from src.common.errors import UsageError
+from src.common.names import COLORMAPS
+from src.config import Config, dump_config, load_config, require_file, require_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -398,7 +399,7 @@ def test_key_missing_from_the_defaults_file(tmp_path, monkeypatch):
 
 def test_a_script_reports_one_line_and_status_2():
     code = (
-        "from src.config import load_config; from src.errors import run_script;"
+        "from src.config import load_config; from src.common.errors import run_script;"
         "run_script(lambda: load_config('Test.') and None)"
     )
     run = [sys.executable, "-c", code]

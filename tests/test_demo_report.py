@@ -7,11 +7,12 @@ import cv2
 import mindspore as ms
 from conftest import TINY
 
-from data.make_sample import make_sample
+from preprocess.make_sample import make_sample
 from scripts import demo_report
-from src.checkpoint import save_checkpoint
-from src.config import DATA_SETS, load_config
+from src.common.names import DATA_SETS
+from src.config import load_config
 from src.midas_net import MidasNet
+from src.weights.checkpoint import save_checkpoint
 
 
 def test_demo_report(tmp_path, monkeypatch, capsys):

@@ -20,12 +20,13 @@ import scipy.io
 from conftest import TINY_FLAGS
 
 import midas_eval
-from data.make_sample import make_sample
-from src.config import DATA_SETS, load_config
-from src.errors import DataError, UsageError
-from src.eval_datasets import Tum, open_dataset
-from src.evaluator import score_prediction
-from src.predictor import MindSporePredictor
+from preprocess.make_sample import make_sample
+from src.common.errors import DataError, UsageError
+from src.common.names import DATA_SETS
+from src.config import load_config
+from src.evaluation.datasets import Tum, open_dataset
+from src.evaluation.evaluator import score_prediction
+from src.inference.predictor import MindSporePredictor
 from src.util import write_png16
 
 

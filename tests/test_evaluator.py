@@ -19,15 +19,15 @@ import pytest
 import scipy.io
 from conftest import TINY
 
-from data.make_sample import make_sample
-from src import eval_results
-from src.errors import MidasError, UsageError
-from src.eval_datasets import DATASETS, Tum, open_dataset
-from src.eval_results import REPORTED, ResultFiles, details_path, format_table, settings_path
-from src.evaluator import Fault, Record, SetResult, evaluate, summarise
-from src.metric import resize_prediction, score_dense, score_ordinal
+from preprocess.make_sample import make_sample
+from src.common.errors import MidasError, UsageError
+from src.evaluation import results as eval_results
+from src.evaluation.datasets import DATASETS, Tum, open_dataset
+from src.evaluation.evaluator import Fault, Record, SetResult, evaluate, summarise
+from src.evaluation.metric import resize_prediction, score_dense, score_ordinal
+from src.evaluation.results import REPORTED, ResultFiles, details_path, format_table, settings_path
+from src.inference.predictor import MindSporePredictor
 from src.midas_net import MidasNet
-from src.predictor import MindSporePredictor
 from src.util import read_gray, write_dpt, write_png16
 
 NAN = float("nan")
@@ -349,7 +349,7 @@ def test_compilations_are_counted():
 
 
 def test_needs_no_mindspore(repo):
-    code = "import sys, src.evaluator, src.eval_results; sys.exit('mindspore' in sys.modules)"
+    code = "import sys, src.evaluation.evaluator, src.evaluation.results; sys.exit('mindspore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repo).returncode == 0
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.errors import DataError
+from src.common.errors import DataError
 from src.utils import loadImgDepth
 from src.utils.loadImgDepth import (
     LoadImagesDepth,

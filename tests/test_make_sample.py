@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data.make_sample as maker
-from data.make_sample import draw_ordered_points, hidden_from_right, make_sample, relative_inverse_depth
-from data.scenes import MAX_DEPTH_M, Box, Camera, Material, Scene, Sphere, draw_scene, render, render_scene
-from src.errors import UsageError
-from src.eval_datasets import DATASETS, Diw, Kitti, Nyu, Sintel, Tum
+import preprocess.make_sample as maker
+from preprocess.make_sample import draw_ordered_points, hidden_from_right, make_sample, relative_inverse_depth
+from preprocess.scenes import MAX_DEPTH_M, Box, Camera, Material, Scene, Sphere, draw_scene, render, render_scene
+from src.common.errors import UsageError
+from src.evaluation.datasets import DATASETS, Diw, Kitti, Nyu, Sintel, Tum
 from src.util import read_gray, read_image
 
 SIZE = (96, 72)
@@ -317,7 +317,7 @@ def test_values_out_of_range_are_refused(tmp_path, options, message):
 
 
 def test_script_runs_from_any_folder(tmp_path):
-    script = Path(__file__).parents[1] / "data" / "make_sample.py"
+    script = Path(__file__).parents[1] / "preprocess" / "make_sample.py"
     options = ["--output", "made", "--train", "1", "--eval", "0", "--size", "40x32"]
     run = subprocess.run([sys.executable, script, *options], cwd=tmp_path, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (0, "made: made\n")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import lsq_linear
 
-from src.errors import DataError
-from src.metric import (
+from src.common.errors import DataError
+from src.evaluation.metric import (
     align_scale_shift,
     mean_over_images,
     resize_prediction,

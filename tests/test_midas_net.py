@@ -8,9 +8,9 @@ from conftest import TINY
 from torch import nn
 from torch_midas import ResidualConvUnit, TorchMidas, lively
 
-from src.checkpoint import load_into, read_weights
 from src.custom_op import StemMaxPool, Upsample2x
 from src.midas_net import MidasNet
+from src.weights.checkpoint import load_into, read_weights
 
 # Two float32 networks that add in another order differ by a few units in the last place of each layer.
 TOLERANCE = 1e-5

@@ -14,7 +14,7 @@ from preprocess import sintel as sintel_script
 from preprocess.associate import associate, associate_files, read_listing
 from preprocess.deal import Frame, read_frames
 from preprocess.place import Archive, place_file
-from src.errors import DataError, UsageError
+from src.common.errors import DataError, UsageError
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.metric import align_scale_shift, resize_prediction
-from src.run_folder import read_loss_csv
+from src.evaluation.metric import align_scale_shift, resize_prediction
+from src.training.run_folder import read_loss_csv
 from src.util import read_gray, read_pfm
 
 SETTINGS = [

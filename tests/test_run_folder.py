@@ -1,14 +1,14 @@
-"""src/run_folder.py, src/device.py and src/compile_cache.py: what they decide without a network."""
+"""Run folders, devices and kept graphs: what is decided without a network."""
 
 import os
 from dataclasses import fields
 
 import pytest
 
-from src import compile_cache, device
+from src.common import compile_cache, device
+from src.common.errors import UsageError
 from src.config import Config, load_config
-from src.errors import UsageError
-from src.run_folder import LossLog, LossRow, RunFolder, read_loss_csv
+from src.training.run_folder import LossLog, LossRow, RunFolder, read_loss_csv
 
 
 def test_checkpoints_are_sorted_by_place_in_the_run_whatever_device_wrote_them(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 from conftest import TINY_FLAGS
 
 from midas_run import find_images, name_outputs
-from src.errors import UsageError
-from src.metric import resize_prediction
-from src.predictor import MindSporePredictor
+from src.common.errors import UsageError
+from src.evaluation.metric import resize_prediction
+from src.inference.predictor import MindSporePredictor
 from src.util import read_image, read_pfm
 
 

@@ -12,7 +12,7 @@ import time
 import pytest
 from conftest import TINY_FLAGS
 
-from src.checkpoint import read_ckpt
+from src.weights.checkpoint import read_ckpt
 
 SETTINGS = [
     *TINY_FLAGS, "--model_weights", "", "--img_width", "64", "--img_height", "64", "--batch_size", "2",

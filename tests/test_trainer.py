@@ -1,4 +1,4 @@
-"""src/trainer.py against a PyTorch twin; the training script is tested in test_train_script.py."""
+"""src/training/trainer.py against a PyTorch twin; the training script is tested in test_train_script.py."""
 
 from dataclasses import replace
 
@@ -9,11 +9,10 @@ import torch
 from conftest import TINY
 from torch_midas import TorchMidas, lively, torch_loss
 
-from src.checkpoint import load_into, read_weights, save_checkpoint
-from src.errors import CheckpointError
+from src.common.errors import CheckpointError
 from src.loss import create_loss
 from src.midas_net import MidasNet
-from src.trainer import (
+from src.training.trainer import (
     Plan,
     Position,
     Trainer,
@@ -25,6 +24,7 @@ from src.trainer import (
     training_state,
     turn_output,
 )
+from src.weights.checkpoint import load_into, read_weights, save_checkpoint
 
 STEPS = 10
 PLAN = Plan(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src import util
-from src.errors import DataError
+from src.common.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -137,7 +137,7 @@ def test_truncated_files_leave_stderr_clean(tmp_path):
         data = encode(suffix, picture())
         (tmp_path / f"half{suffix}").write_bytes(data[: len(data) // 2])
     code = (
-        "import pathlib, sys; from src import util, errors\n"
+        "import pathlib, sys; from src import util; from src.common import errors\n"
         "for path in pathlib.Path(sys.argv[1]).iterdir():\n"
         "    try: util.read_image(path)\n"
         "    except errors.DataError as error: print(error)\n"

@@ -22,9 +22,9 @@ from typing import Any, Optional, Union
 import cv2
 import numpy as np
 
-from src.errors import DataError
-from src.files import write_text
-from src.progress import Progress
+from src.common.atomic import write_text
+from src.common.errors import DataError
+from src.common.progress import Progress
 from src.util import read_gray, read_image
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
 
@@ -421,7 +421,7 @@ def batches(dataset: Any) -> Iterator[tuple[Any, ...]]:
     try:
         yield from dataset.create_tuple_iterator(num_epochs=1)
     except RuntimeError as error:
-        faults = re.findall(r"^(?:src\.errors\.)?DataError: (.*)$", str(error), re.MULTILINE)
+        faults = re.findall(r"^(?:src\.common\.errors\.)?DataError: (.*)$", str(error), re.MULTILINE)
         if not faults:
             raise
         raise DataError(faults[-1]) from error  # the first may head the traceback of a worker process

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from src.checkpoint import Weights, read_weights, save_checkpoint
-from src.errors import CheckpointError, UsageError, run_script
+from src.weights.checkpoint import Weights, read_weights, save_checkpoint
+from src.common.errors import CheckpointError, UsageError, run_script
 
 WSL_STEM = "ig_resnext101_32x8"  # the download is called ig_resnext101_32x8-c38310e5.pth
 WSL_OUTPUT = "midas_resnext_101_WSL"

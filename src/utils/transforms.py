@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-RESIZE_METHODS = ("lower_bound", "upper_bound", "minimal")
+from src.common.names import RESIZE_METHODS
 
 Sample = dict[str, Any]
 

@@ -42,7 +42,7 @@ def enable_compile_cache(config: Config, facts: Iterable[object], shapes_vary: b
 
     settings = {key: value for key, value in asdict(config).items() if key not in _NEUTRAL}
     digest = hashlib.sha256(repr((settings, list(facts), version("mindspore"))).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     folder = REPOSITORY / "output" / "compile_cache" / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,12 +14,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from src.checkpoint import read_ckpt, save_checkpoint
-from src.errors import CheckpointError, DataError, MidasError
+from src.common.errors import CheckpointError, DataError, MidasError
+from src.common.progress import format_seconds
 from src.loss import align_scale_shift
-from src.progress import format_seconds
-from src.run_folder import LossLog, LossRow, RunFolder
+from src.training.run_folder import LossLog, LossRow, RunFolder
 from src.utils.loadImgDepth import batches
+from src.weights.checkpoint import read_ckpt, save_checkpoint
 
 
 def learning_rates(lr: float, end_lr: float, power: float, steps: int, decay: bool) -> np.ndarray:

@@ -7,8 +7,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Optional, Union
 
-from src.errors import UsageError
-from src.files import atomic_path, remove_leftovers, write_text
+from src.common.atomic import atomic_path, remove_leftovers, write_text
+from src.common.errors import UsageError
 
 CONFIG_FILE, LOSS_CSV = "config.yaml", "loss.csv"
 _CHECKPOINT = re.compile(r"Midas_(\d+)-(\d+)_(\d+)\.ckpt")

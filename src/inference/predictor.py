@@ -11,8 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from src.common.names import RESIZE_METHODS
 from src.config import Config
-from src.utils.transforms import RESIZE_METHODS, NormalizeImage, PrepareForNet, Resize
+from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
 
 
 class Predictor(ABC):
@@ -121,8 +122,8 @@ def load_predictor(config: Config, weights_key: str) -> MindSporePredictor:
         UsageError: There is no such file.
         CheckpointError: The file does not hold the whole network.
     """
-    from src.checkpoint import initialise
     from src.midas_net import MidasNet
+    from src.weights.checkpoint import initialise
 
     net = MidasNet(**config.network)
     print(initialise(net, getattr(config, weights_key), key=weights_key, whole=True))

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Union
 
 import numpy as np
 
-from src.errors import CheckpointError, UsageError
-from src.files import atomic_path
+from src.common.errors import CheckpointError, UsageError
+from src.common.atomic import atomic_path
 
 if TYPE_CHECKING:
     from mindspore import nn

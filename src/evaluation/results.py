@@ -6,7 +6,7 @@
 
 A new evaluation sets those of an earlier one aside (``val.previous.json`` and so on); a resumed one goes on with them.
 
-Columns of ``val_details.csv``, see ``src.evaluator.Record``: ``set``, ``image``, ``metric``, ``value``, ``scale`` (1/m
+Columns of ``val_details.csv``, see ``Record``: ``set``, ``image``, ``metric``, ``value``, ``scale`` (1/m
 per unit of the prediction; -0.0 if it would be negative and may not), ``shift`` (1/m), ``valid_pixels`` (of DIW the
 pairs of points), ``ms``, and ``number``, that of the image in its set from 1, by which an evaluation resumes.
 """
@@ -22,10 +22,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, Union
 
-from src.errors import MidasError, UsageError
-from src.eval_datasets import DATASETS, EvalDataset
-from src.evaluator import Record, SetResult
-from src.files import write_text
+from src.common.atomic import write_text
+from src.common.errors import MidasError, UsageError
+from src.evaluation.datasets import DATASETS
+from src.evaluation.datasets.base import EvalDataset
+from src.evaluation.evaluator import Record, SetResult
 
 _COLUMNS = ["set", "image", "metric", "value", "scale", "shift", "valid_pixels", "ms", "number"]
 _METRICS = {"delta1": "delta>1.25, %", "absrel": "AbsRel", "whdr": "WHDR, share"}

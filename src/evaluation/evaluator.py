@@ -16,9 +16,16 @@ from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
-from src.errors import DataError
-from src.eval_datasets import DenseSample, EvalDataset, OrdinalSample
-from src.metric import DenseScore, OrdinalScore, mean_over_images, resize_prediction, score_dense, score_ordinal
+from src.common.errors import DataError
+from src.evaluation.datasets.base import DenseSample, EvalDataset, OrdinalSample
+from src.evaluation.metric import (
+    DenseScore,
+    OrdinalScore,
+    mean_over_images,
+    resize_prediction,
+    score_dense,
+    score_ordinal,
+)
 
 Sample = Union[DenseSample, OrdinalSample]
 
@@ -33,8 +40,8 @@ class Record:
         image: Name of the sample.
         metric: See ``EvalDataset``.
         value: The metric; NaN if there was nothing to compare.
-        scale: Fitted scale of the inverse depth, see ``src.metric.DenseScore``: its sign bit says that the prediction
-            takes near for far; None for ordinal data.
+        scale: Fitted scale of the inverse depth, see ``DenseScore``: its sign bit says that the prediction is
+            inverted; None for ordinal data.
         shift: Fitted shift, 1/m; None for ordinal data.
         compared: How many valid pixels, or pairs of points, were compared.
         ms: Milliseconds that the prediction took, without reading and scoring; the network's compilation is in it
@@ -53,7 +60,7 @@ class Record:
 
     @property
     def inverted(self) -> bool:
-        """Whether the prediction takes near for far, see ``src.metric.DenseScore``."""
+        """Whether the prediction takes near for far, see ``src.evaluation.metric.DenseScore``."""
         return self.scale is not None and math.copysign(1.0, self.scale) < 0
 
 

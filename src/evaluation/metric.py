@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from src.errors import DataError
+from src.common.errors import DataError
 
 DELTA_THRESHOLD = 1.25
 

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from src.errors import MidasError, UsageError
+from src.common.errors import MidasError, UsageError
 
 ONEDNN_ISA = "ONEDNN_MAX_CPU_ISA"
 

@@ -1,6 +1,6 @@
 """Makes sample data in the layout of the real data sets, from ray-cast scenes with exact depth.
 
-    python data/make_sample.py --output data/sample
+    python preprocess/make_sample.py --output data/sample
 
 It lets training, evaluation and every reader run end to end without a download. A network trained on it learns
 these scenes; its scores say nothing about the real sets. Evaluation scenes are other scenes than training scenes.
@@ -22,11 +22,11 @@ import h5py
 import numpy as np
 import scipy.io
 
-from data.scenes import Camera, View, draw_scene, render, render_scene
 from preprocess.associate import associate_files
-from src.errors import UsageError, run_script
-from src.files import write_text
-from src.progress import Progress
+from preprocess.scenes import Camera, View, draw_scene, render, render_scene
+from src.common.atomic import write_text
+from src.common.errors import UsageError, run_script
+from src.common.progress import Progress
 from src.util import write_dpt, write_png16
 
 STAMP = "sample.json"
@@ -96,7 +96,7 @@ def _write_tum(output: Path, rng: np.random.Generator, index: int, height: int, 
     for kind, title in (("rgb", "color images"), ("depth", "depth maps")):
         with open(sequence / f"{kind}.txt", "a", encoding="ascii") as listing:
             if index == 0:
-                listing.write(f"# {title}\n# file: made by data/make_sample.py\n# timestamp filename\n")
+                listing.write(f"# {title}\n# file: made by preprocess/make_sample.py\n# timestamp filename\n")
             listing.write(f"{stamps[kind]:.6f} {files[kind]}\n")
 
 
@@ -294,7 +294,7 @@ def _parse_size(text: str) -> tuple[int, int]:
 def main(arguments: Optional[list[str]] = None) -> None:
     """Reads the command line and makes the sample."""
     parser = argparse.ArgumentParser(description="Makes sample data in the layout of the real data sets.")
-    default = Path(__file__).resolve().parent / "sample"
+    default = Path(__file__).resolve().parents[1] / "data" / "sample"
     parser.add_argument("--output", type=Path, default=default, help="folder to make (default: %(default)s)")
     parser.add_argument("--train", type=int, default=64, help="training pairs (default: 64)")
     parser.add_argument("--eval", type=int, default=4, help="pictures per evaluation set (default: 4)")

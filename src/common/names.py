@@ -1,0 +1,18 @@
+"""Names that a setting can take, for whoever checks them and whoever implements them; imports nothing.
+
+A test compares each list with what is implemented under these names.
+"""
+
+DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
+NETWORK_OPS = ("midas", "modelzoo")
+LOSSES = ("ssi_mse",)
+RESIZE_METHODS = ("lower_bound", "upper_bound", "minimal")
+PROTOCOLS = ("paper", "modelzoo")
+DATA_SETS = ("Kitti", "Sintel", "TUM", "NYU", "ETH3D", "DIW")
+EXPORT_FORMATS = ("AIR", "MINDIR", "ONNX")
+# cv2.COLORMAP_*, in lower case.
+COLORMAPS = (
+    "autumn", "bone", "cividis", "cool", "deepgreen", "hot", "hsv", "inferno", "jet", "magma", "ocean",
+    "parula", "pink", "plasma", "rainbow", "spring", "summer", "turbo", "twilight", "twilight_shifted",
+    "viridis", "winter",
+)  # fmt: skip

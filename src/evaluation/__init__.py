@@ -1,0 +1,1 @@
+"""Evaluation: benchmark readers, metrics, the pipeline, result files and table."""

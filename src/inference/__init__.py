@@ -1,0 +1,1 @@
+"""Inference: predictors, and finding images and naming results."""

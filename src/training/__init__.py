@@ -1,0 +1,1 @@
+"""Training: schedule, step, loop, and the files of a run."""
