@@ -1,7 +1,7 @@
 """Converts weights to this project's .ckpt: python src/utils/pth2ckpt.py IN.pth [OUT.ckpt].
 
 IN is the WSL encoder (ig_resnext101_32x8-c38310e5.pth, or another ResNeXt of torchvision), an official MiDaS .pt, or a
-.ckpt of the 2021 suite. Needs PyTorch for the first two and never MindSpore.
+.ckpt of the 2021 suite. The first two need PyTorch.
 """
 
 import argparse
@@ -13,9 +13,11 @@ from typing import Optional
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
+from mindspore.nn.utils import no_init_parameters
 
-from src.weights.checkpoint import Weights, read_weights, save_checkpoint
 from src.common.errors import CheckpointError, UsageError, run_script
+from src.midas_net import MidasNet
+from src.weights.checkpoint import Weights, check_fit, read_weights, save_checkpoint, shapes_of
 
 WSL_STEM = "ig_resnext101_32x8"  # the download is called ig_resnext101_32x8-c38310e5.pth
 WSL_OUTPUT = "midas_resnext_101_WSL"
@@ -25,6 +27,17 @@ def default_output(source: Path) -> Path:
     """Returns where the converted ``source`` goes: into ``ckpt`` under the current folder."""
     stem = WSL_OUTPUT if source.stem.startswith(WSL_STEM) else source.stem
     return Path("ckpt") / f"{stem}.ckpt"
+
+
+def check_complete(weights: Weights) -> None:
+    """Raises CheckpointError unless the file holds all of the network, or of the encoder, that its sizes tell of."""
+    try:
+        with no_init_parameters():
+            net = MidasNet(**weights.sizes)
+    except ValueError as error:
+        sizes = ", ".join(f"{key} {value}" for key, value in weights.sizes.items())
+        raise CheckpointError(f"{weights.path}: not a MidasNet ({weights.family}): no network has {sizes}") from error
+    check_fit(weights, shapes_of({parameter.name: parameter for parameter in net.get_parameters()}))
 
 
 def convert(source: Path, output: Path) -> Weights:
@@ -46,6 +59,7 @@ def convert(source: Path, output: Path) -> Weights:
     if output.resolve() == source.resolve():
         raise UsageError(f"{output}: is the input; give another output name")
     weights = read_weights(source)
+    check_complete(weights)
     save_checkpoint(output, weights.parameters, weights.extra)
     written = read_weights(output).parameters
     for name, array in weights.parameters.items():
@@ -70,7 +84,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     weights = convert(options.source, output)
     count = sum(array.size for name, array in weights.parameters.items() if ".moving_" not in name)
     print(f"read:    {weights.path}: {weights.family}, {'whole network' if weights.whole else 'encoder alone'}")
-    print(f"network: {weights.architecture}")
+    print("network:", ", ".join(f"{key} {value}" for key, value in weights.sizes.items()))
     print(f"tensors: {len(weights.parameters)} ({count / 1e6:.2f} M parameters and the batch statistics)")
     if weights.ignored:
         print(f"ignored: {len(weights.ignored)} not part of the network, such as {', '.join(weights.ignored[:2])}")
