@@ -1,19 +1,38 @@
 """Trains MiDaS on the images that mixdata.json lists.
 
 ``python midas_train.py --model_weights ./ckpt/midas_resnext_101_WSL.ckpt`` starts from an ImageNet encoder,
-``--model_weights ""`` from random weights, ``--resume True`` goes on where a run stopped.
+``--model_weights ""`` from random weights. ``--resume True`` resumes a run that was interrupted.
 """
 
 import sys
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+import numpy as np
 
 from src.common.compile_cache import enable_compile_cache
 from src.common.device import Device, setup_device
 from src.common.errors import UsageError, run_script
-from src.config import Config, dump_config, load_config, require_file, require_folder
-from src.training.run_folder import LOSS_CSV, RunFolder
-from src.utils.loadImgDepth import LoadImagesDepth, create_dataset, index_sequence, training_pairs
+from src.config import NETWORK_KEYS, NORMALISATION_KEYS, Config, dump_config, load_config, require_file, require_folder
+from src.training.loss_log import LOSS_CSV
+from src.training.run_folder import RunFolder
+from src.training.schedule import Plan, Position, learning_rates
+from src.utils.loadImgDepth import LoadImagesDepth, create_dataset
+from src.utils.mixdata import training_pairs
+from src.utils.order import SampleOrder
+
+if TYPE_CHECKING:
+    from src.training.step import TrainStep
+
+KEYS = (
+    "device_target", "device_id", "run_distribute", "seed", "enable_compile_cache", "num_parallel_workers",
+    *NETWORK_KEYS, *NORMALISATION_KEYS, "img_width", "img_height", "resize_target", "keep_aspect_ratio",
+    "ensure_multiple_of", "backbone_params_lr", "backbone_params_end_lr", "no_backbone_params_lr",
+    "no_backbone_params_end_lr", "power", "epoch_size", "batch_size", "lr_decay", "loss", "grad_clip_norm",
+    "train_data_dir", "mixdata", "skip_bad_samples", "train_output_path", "resume", "save_checkpoint_epochs",
+    "save_checkpoint_steps", "keep_checkpoint_max", "log_interval", "model_weights",
+)  # fmt: skip
 
 
 def check_settings(config: Config) -> None:
@@ -45,12 +64,13 @@ def load_source(config: Config) -> LoadImagesDepth:
         config.img_height,
         **config.normalisation,
         ensure_multiple_of=config.ensure_multiple_of,
-        resize_method=config.resize_method,
     )
 
 
-def find_resume(config: Config, folder: RunFolder) -> Path:
-    """Returns the checkpoint that ``resume`` names; UsageError if there is none."""
+def find_resume(config: Config, folder: RunFolder) -> Optional[Path]:
+    """Returns the checkpoint that ``resume`` names, None for a new run; UsageError if there is no such checkpoint."""
+    if not config.resume:
+        return None
     if config.resume is True:
         latest = folder.latest()
         if latest is None:
@@ -66,27 +86,10 @@ def find_resume(config: Config, folder: RunFolder) -> Path:
     return path
 
 
-def train(config: Config, device: Device) -> None:
-    """Trains as configured."""
-    from src.loss import create_loss
-    from src.midas_net import MidasNet
-    from src.training.trainer import (
-        Plan,
-        Position,
-        Trainer,
-        TrainStep,
-        create_optimizer,
-        learning_rates,
-        restore,
-        weights_crc,
-    )
-    from src.weights.checkpoint import initialise
-
-    folder = RunFolder(config.train_output_path, device.device_id)
-    resume_path = find_resume(config, folder) if config.resume else None
-    source = load_source(config)
+def make_plan(config: Config, device: Device, source: LoadImagesDepth) -> Plan:
+    """Collects what decides the course of the run."""
     names = "\n".join(Path(pair.image_path).name for pair in source.pairs)
-    plan = Plan(
+    return Plan(
         samples=len(source),
         files=zlib.crc32(names.encode()),
         batch_size=config.batch_size,
@@ -98,43 +101,51 @@ def train(config: Config, device: Device) -> None:
         loss=config.loss,
     )
 
-    def samples_after(done: Position):
-        done = done.or_next_epoch(plan.steps_per_epoch)
-        return index_sequence(
-            plan.samples,
-            plan.batch_size,
-            plan.seed,
-            config.epoch_size,
-            done.epoch - 1,
-            done.step,
-            device.rank,
-            plan.world,
-        )
 
-    start = Position()
-    sequence = samples_after(start)
-    steps = config.epoch_size * plan.steps_per_epoch
-    backbone_lr = learning_rates(
-        config.backbone_params_lr, config.backbone_params_end_lr, config.power, steps, config.lr_decay
-    )
-    no_backbone_lr = learning_rates(
-        config.no_backbone_params_lr, config.no_backbone_params_end_lr, config.power, steps, config.lr_decay
-    )
+def build_step(config: Config, plan: Plan, resume_path: Optional[Path]) -> tuple["TrainStep", Position]:
+    """Builds network and step, gives them the weights to start from and says which; returns where the run starts."""
+    from src.loss import create_loss
+    from src.midas_net import MidasNet
+    from src.training.step import TrainStep, create_optimizer, restore
+    from src.weights.checkpoint import initialise
 
-    enable_compile_cache(config, ("train", device.target, device.world))
     net = MidasNet(**config.network)
-    weights = "" if resume_path else config.model_weights
-    said = initialise(net, weights)
+    said = initialise(net, "" if resume_path else config.model_weights)
     net.set_train(True)
-    step = TrainStep(net, create_loss(config.loss), create_optimizer(net), config.grad_clip_norm, device.world)
+    step = TrainStep(net, create_loss(config.loss), create_optimizer(net), config.grad_clip_norm, plan.world)
+    start = Position()
     if resume_path:
         start = restore(step, resume_path, plan)
-        sequence = samples_after(start)
         said = f"resume: {resume_path}, after epoch {start.epoch} step {start.step}"
     print(said)
-    if len(sequence) == 0:
+    return step, start
+
+
+def all_rates(config: Config, steps: int) -> np.ndarray:
+    """Returns the learning rates of encoder and decoder at every step of the run, (2, steps) float32."""
+    ends = (
+        (config.backbone_params_lr, config.backbone_params_end_lr),
+        (config.no_backbone_params_lr, config.no_backbone_params_end_lr),
+    )
+    return np.stack([learning_rates(lr, end_lr, config.power, steps, config.lr_decay) for lr, end_lr in ends])
+
+
+def train(config: Config, device: Device) -> "TrainStep":
+    """Trains as configured; returns the step, whose network has been trained."""
+    folder = RunFolder(config.train_output_path, device.device_id)
+    resume_path = find_resume(config, folder)
+    source = load_source(config)
+    plan = make_plan(config, device, source)
+    order = SampleOrder(plan.samples, plan.batch_size, plan.seed, device.rank, plan.world)
+    graph = (config.network, config.batch_size, config.img_height, config.img_width, config.loss, config.grad_clip_norm)
+    enable_compile_cache(config.enable_compile_cache, ("train", device.target, device.world, graph))
+    step, start = build_step(config, plan, resume_path)
+    done, total = start.steps_done(plan.steps_per_epoch), config.epoch_size * plan.steps_per_epoch
+    if done >= total:
         print(f"nothing to do: the run has all its {config.epoch_size} epochs (epoch_size)")
-        return
+        return step
+
+    from src.training.trainer import LoopSettings, Trainer
 
     is_first = device.rank == 0
     if is_first:
@@ -144,30 +155,23 @@ def train(config: Config, device: Device) -> None:
             f"{plan.world} x {device.target}, {config.img_width}x{config.img_height} pixels, run folder {folder.path}",
             flush=True,
         )
-    trainer = Trainer(
-        step,
-        plan,
-        config.epoch_size,
-        backbone_lr,
-        no_backbone_lr,
-        folder if is_first else None,
-        batch_files=lambda indices: [source.pairs[index].image_path for index in indices],
+    settings = LoopSettings(
+        epochs=config.epoch_size,
         save_epochs=config.save_checkpoint_epochs,
         save_steps=config.save_checkpoint_steps,
         keep_checkpoints=config.keep_checkpoint_max,
         log_interval=config.log_interval,
     )
-    dataset = create_dataset(source, sequence, plan.batch_size, config.num_parallel_workers)
-    trainer.run(dataset, start)
-    if device.world > 1:  # data-parallel processes must stay equal: worker_*.log tell whether they have
-        print(f"weights of process {device.rank}: CRC-32 {weights_crc(net):08x}")
+    trainer = Trainer(step, plan, settings, all_rates(config, total), folder if is_first else None, source.image_paths)
+    trainer.run(create_dataset(source, order, done, total - done, config.num_parallel_workers), start)
     if is_first:
-        print(f"done: checkpoint {folder.latest().path}, losses {folder.path / 'loss.csv'} and loss.png")
+        print(f"done: checkpoint {folder.latest().path}, losses {folder.path / LOSS_CSV} and loss.png")
+    return step
 
 
 def main() -> None:
     """Runs the script."""
-    config = load_config(__doc__)
+    config = load_config(__doc__, keys=KEYS)
     check_settings(config)
     device = setup_device(config.device_target, config.device_id, config.seed, config.run_distribute)
     train(config, device)

@@ -3,50 +3,42 @@
     python benchmarks/bench_data.py                        # makes its own pictures in a temporary folder
     python benchmarks/bench_data.py --data_dir data        # a folder with mixdata.json and the sets that it names
 
-The plain pipeline reads a picture, divides by 255, resizes it by cubic interpolation, normalises and transposes it,
+The plain pipeline reads an image, divides by 255, resizes it by cubic interpolation, normalises and transposes it,
 all in float64, and hands it over as float32; with a target, it resizes target and mask by nearest neighbour in float64.
-Both run on one core (OpenCV with one thread), alternately on the same files, and their results are compared. Decoding
-is common to both: the last column is the ratio that transforms taking no time at all would reach.
+Both run on one core (OpenCV with one thread), in turn on the same files, and their results are compared. Decoding is
+common to both: the last contender shows the rate that transforms taking no time at all would reach.
 
 The second part runs the whole MindSpore pipeline with its worker processes.
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
-from typing import Any, Callable
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
 
-import cv2
-import numpy as np
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from side_by_side import compare, machine  # noqa: E402
 
-from src.common.errors import run_script
-from src.util import read_gray, read_image
-from src.utils.loadImgDepth import (
-    LoadImagesDepth,
-    Pair,
-    batches,
-    check_pairs,
-    create_dataset,
-    index_sequence,
-    list_pairs,
-)
-from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
+from src.common.errors import run_script  # noqa: E402
+from src.util import read_gray, read_image  # noqa: E402
+from src.utils.loadImgDepth import LoadImagesDepth, batches, create_dataset  # noqa: E402
+from src.utils.mixdata import Pair, list_pairs  # noqa: E402
+from src.utils.order import SampleOrder  # noqa: E402
+from src.utils.transforms import NormalizeImage, PrepareForNet, Resize  # noqa: E402
 
 SIDE = 384
 BATCH_SIZE = 8
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = ((640, 480), (800, 600), (1024, 768), (1200, 800))  # width, height
-REDWEB_KB_PER_PAIR = 292e3 / 3600
 
 
 def write_pairs(folder: Path, per_size: int) -> list[Pair]:
-    """Makes pictures (JPEG, quality 90) and targets (8-bit PNG): smooth random structure with some sharp edges."""
+    """Makes images (JPEG, quality 90) and targets (8-bit PNG): smooth random structure with some sharp edges."""
     rng = np.random.default_rng(0)
 
     def structure(width: int, height: int, cells: tuple[tuple[int, float], ...]) -> np.ndarray:
@@ -78,12 +70,11 @@ def plain_image(pair: Pair) -> np.ndarray:
 
 
 def plain_sample(pair: Pair) -> tuple[np.ndarray, ...]:
-    """The same with mask and target."""
+    """The same with target and mask."""
     image = plain_image(pair)
     target = cv2.imread(pair.depth_path, cv2.IMREAD_UNCHANGED).astype(np.float64)
-    mask = np.ones_like(target)
-    target, mask = (cv2.resize(x, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) for x in (target, mask))
-    return image, mask.astype(np.float32), target.astype(np.float32)
+    target, mask = (cv2.resize(x, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) for x in (target, target * 0 + 1))
+    return image, target.astype(np.float32), mask.astype(np.float32)
 
 
 def our_image(pair: Pair) -> np.ndarray:
@@ -94,76 +85,47 @@ def our_image(pair: Pair) -> np.ndarray:
     return sample["image"]
 
 
-def compare_pipelines(pairs: list[Pair], repeats: int) -> None:
-    """Prints rates and ratios per picture size, and the greatest difference between the two results."""
+def compare_pipelines(pairs: list[Pair], rounds: int) -> None:
+    """Times both pipelines on all pairs, in turn, after comparing their results."""
     source = LoadImagesDepth(pairs, SIDE, SIDE, MEAN, STD)
-    jobs: dict[str, Callable[[int], Any]] = {
-        "plain image": lambda i: plain_image(pairs[i]),
-        "our image": lambda i: our_image(pairs[i]),
-        "decode image": lambda i: read_image(pairs[i].image_path),
-        "plain sample": lambda i: plain_sample(pairs[i]),
-        "our sample": lambda i: source[i],
-        "decode sample": lambda i: (read_image(pairs[i].image_path), read_gray(pairs[i].depth_path)),
-    }
-    difference = 0.0
     for i, pair in enumerate(pairs):  # reads the files once, too
         plain, ours = plain_sample(pair), source[i]
-        difference = max(difference, float(np.abs(plain[0] - ours[0]).max()))
-        if not (np.array_equal(plain[1], ours[1]) and np.array_equal(plain[2], ours[2])):
-            raise AssertionError(f"{pair.depth_path}: the two pipelines disagree")
-    print(f"Greatest difference of normalised images: {difference:.1e}; targets and masks are equal.\n")
+        np.testing.assert_allclose(ours[0], plain[0], rtol=0, atol=5e-5)  # float32 against float64
+        np.testing.assert_array_equal(ours[1], plain[1])
+        np.testing.assert_array_equal(ours[2], plain[2])
 
-    seconds = {name: [[] for _ in pairs] for name in jobs}
-    for _ in range(repeats):
-        for i in range(len(pairs)):
-            for name, job in jobs.items():
-                start = time.perf_counter()
-                job(i)
-                seconds[name][i].append(time.perf_counter() - start)
-    milliseconds = {name: [1e3 * statistics.median(times) for times in rows] for name, rows in seconds.items()}
+    def over_all(job):
+        return lambda: [job(i) for i in range(len(pairs))]
 
-    groups = defaultdict(list)
-    for i, pair in enumerate(pairs):
-        height, width = read_image(pair.image_path).shape[:2]
-        groups[f"{width} x {height}"].append(i)
-    groups["all"] = list(range(len(pairs)))
-    print(f"{'':14}{'':8}{'plain/s':>9}{'ours/s':>9}{'ratio':>8}{'decoding ms':>13}{'ratio limit':>13}")
-    for kind in ("image", "sample"):
-        for group, members in groups.items():
-            plain, ours, decode = (
-                statistics.mean(milliseconds[f"{who} {kind}"][i] for i in members) for who in ("plain", "our", "decode")
-            )
-            print(
-                f"{group:14}{kind:8}{1e3 / plain:9.1f}{1e3 / ours:9.1f}{plain / ours:8.2f}"
-                f"{decode:13.2f}{plain / decode:13.2f}"
-            )
-
-
-def measure_datasets(pairs: list[Pair], steps: int, repeats: int) -> None:
-    """Prints the rate of the whole pipeline, batches delivered as tensors to this process."""
-    source = LoadImagesDepth(pairs, SIDE, SIDE, MEAN, STD)
-    epochs = -(-steps * BATCH_SIZE // len(pairs)) + 1
-    sequence = index_sequence(len(pairs), min(BATCH_SIZE, len(pairs)), 0, epochs)[: steps * BATCH_SIZE]
-
-    variants: dict[str, Callable[[], Any]] = {
-        "in a thread of this process": lambda: create_dataset(source, sequence, BATCH_SIZE, 1),
-        "2 worker processes": lambda: create_dataset(source, sequence, BATCH_SIZE, 2),
+    kinds = {
+        "image alone": (
+            lambda i: plain_image(pairs[i]),
+            lambda i: our_image(pairs[i]),
+            lambda i: read_image(pairs[i].image_path),
+        ),
+        "image, ground truth and mask": (
+            lambda i: plain_sample(pairs[i]),
+            lambda i: source[i],
+            lambda i: (read_image(pairs[i].image_path), read_gray(pairs[i].depth_path)),
+        ),
     }
-    rates, starts = defaultdict(list), defaultdict(list)
+    for kind, jobs in kinds.items():
+        print(f"\n{kind}")
+        contenders = dict(zip(("plain float64 OpenCV", "this project", "decoding alone"), map(over_all, jobs)))
+        compare(contenders, rounds, unit="images", work=len(pairs))
+
+
+def measure_workers(pairs: list[Pair], steps: int, repeats: int) -> None:
+    """Prints the median rate of the whole pipeline with two workers, batches delivered as tensors to this process."""
+    source = LoadImagesDepth(pairs, SIDE, SIDE, MEAN, STD)
+    order = SampleOrder(len(pairs), min(BATCH_SIZE, len(pairs)), seed=0)
+    rates = []
     for _ in range(repeats):
-        for name, make in variants.items():
-            start = time.perf_counter()
-            for count, _batch in enumerate(batches(make())):
-                if count == 0:
-                    first = time.perf_counter()
-            rates[name].append(count * BATCH_SIZE / (time.perf_counter() - first))
-            starts[name].append(first - start)
-    print(f"\n{'GeneratorDataset':30}{'samples/s':>10}{'best':>8}{'first batch s':>15}")
-    for name in variants:
-        print(
-            f"{name:30}{statistics.median(rates[name]):10.1f}{max(rates[name]):8.1f}"
-            f"{statistics.median(starts[name]):15.2f}"
-        )
+        for count, _batch in enumerate(batches(create_dataset(source, order, 0, steps, 2))):
+            if count == 0:
+                first = time.perf_counter()
+        rates.append(count * order.batch_size / (time.perf_counter() - first))
+    print(f"\n2 worker processes, batches of {order.batch_size}: {np.median(rates):.0f} images/s")
 
 
 def main() -> None:
@@ -171,8 +133,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of the training data pipeline.")
     parser.add_argument("--data_dir", type=Path, help="folder with mixdata.json; without it, pictures are made")
     parser.add_argument("--max_pairs", type=int, default=24, help="number of pairs to use (default: 24)")
-    parser.add_argument("--repeats", type=int, default=9, help="repeats of every measurement (default: 9)")
-    parser.add_argument("--steps", type=int, default=60, help="steps per GeneratorDataset run (default: 60)")
+    parser.add_argument("--rounds", type=int, default=9, help="how often everything is timed (default: 9)")
+    parser.add_argument("--steps", type=int, default=60, help="steps of the whole pipeline (default: 60)")
     arguments = parser.parse_args()
 
     cv2.setNumThreads(1)
@@ -181,17 +143,9 @@ def main() -> None:
             pairs = write_pairs(Path(folder), max(arguments.max_pairs // len(SIZES), 1))
         else:
             pairs = list_pairs(arguments.data_dir, arguments.data_dir / "mixdata.json")[0][: arguments.max_pairs]
-        kilobytes = [sum(Path(p).stat().st_size for p in (x.image_path, x.depth_path)) / 1e3 for x in pairs]
-        print(
-            f"{len(pairs)} pairs of {statistics.mean(kilobytes):.0f} kB on average (ReDWeb: {REDWEB_KB_PER_PAIR:.0f}),"
-            f" resized to {SIDE} x {SIDE}; OpenCV {cv2.__version__}, one thread; {arguments.repeats} repeats"
-        )
-        compare_pipelines(pairs, arguments.repeats)
-        start = time.perf_counter()
-        check_pairs(pairs, workers=1)
-        took = time.perf_counter() - start
-        print(f"\ncheck_pairs: {len(pairs) / took:.0f} pairs/s per core, {3600 * took / len(pairs):.0f} s for 3600")
-        measure_datasets(pairs, arguments.steps, min(arguments.repeats, 3))
+        print(f"{machine()}, OpenCV {cv2.__version__}, one thread; {len(pairs)} pairs, resized to {SIDE}x{SIDE}")
+        compare_pipelines(pairs, arguments.rounds)
+        measure_workers(pairs, arguments.steps, min(arguments.rounds, 3))
 
 
 if __name__ == "__main__":

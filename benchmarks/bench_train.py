@@ -20,29 +20,29 @@ from torch_midas import TorchMidas, torch_loss  # noqa: E402
 
 from src.loss import create_loss  # noqa: E402
 from src.midas_net import MidasNet  # noqa: E402
-from src.training.trainer import TrainStep, create_optimizer, set_learning_rates  # noqa: E402
+from src.training.step import TrainStep, create_optimizer, set_learning_rates  # noqa: E402
 
 
-def mindspore_step(image, mask, target):
+def mindspore_step(image, target, mask):
     """Makes a call that does one step of this project."""
     net = MidasNet().set_train(True)
     step = TrainStep(net, create_loss("ssi_mse"), create_optimizer(net))
     set_learning_rates(step.optimizer, 1e-5, 1e-4)
-    batch = [ms.Tensor(x) for x in (image, mask, target)]
+    batch = [ms.Tensor(x) for x in (image, target, mask)]
     return lambda: float(step(*batch)[0].asnumpy())
 
 
-def torch_step(image, mask, target, memory_format):
+def torch_step(image, target, mask, memory_format):
     """Makes a call that does one step of the PyTorch twin."""
     net = TorchMidas().to(memory_format=memory_format).train()
     optimizer = torch.optim.Adam(
         [{"params": net.pretrained.parameters(), "lr": 1e-5}, {"params": net.scratch.parameters(), "lr": 1e-4}]
     )
     image = torch.from_numpy(image).contiguous(memory_format=memory_format)
-    mask, target = torch.from_numpy(mask), torch.from_numpy(target)
+    target, mask = torch.from_numpy(target), torch.from_numpy(mask)
 
     def run():
-        loss = torch_loss(net(image), mask, target)
+        loss = torch_loss(net(image), target, mask)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -65,11 +65,11 @@ def main():
     rng = np.random.default_rng(0)
     shape = arguments.batch_size, arguments.size, arguments.size
     image = rng.standard_normal((shape[0], 3, *shape[1:])).astype(np.float32)
-    mask, target = np.ones(shape, np.float32), rng.uniform(0, 255, shape).astype(np.float32)
-    contenders = {"mindspore (this project)": mindspore_step(image, mask, target)}
+    target, mask = rng.uniform(0, 255, shape).astype(np.float32), np.ones(shape, np.float32)
+    contenders = {"mindspore (this project)": mindspore_step(image, target, mask)}
     if not arguments.only_mindspore:
-        contenders["torch"] = torch_step(image, mask, target, torch.contiguous_format)
-        contenders["torch channels_last"] = torch_step(image, mask, target, torch.channels_last)
+        contenders["torch"] = torch_step(image, target, mask, torch.contiguous_format)
+        contenders["torch channels_last"] = torch_step(image, target, mask, torch.channels_last)
     compare(contenders, arguments.rounds)
     print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
 

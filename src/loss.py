@@ -1,6 +1,6 @@
 """Losses that do not depend on the scale and shift of the prediction (Ranftl et al., arXiv:1907.01341, section 5).
 
-All of them take ``prediction``, ``mask`` and ``target`` of shape (N, H, W) and return a float32 scalar. ``mask`` is 1
+All of them take ``prediction``, ``target`` and ``mask`` of shape (N, H, W) and return a float32 scalar. ``mask`` is 1
 where the ground truth is valid and 0 elsewhere; what the other two hold where it is 0 has no influence, as long as it
 is finite. Prediction and target are inverse depths (disparities), each in a unit of its own.
 """
@@ -24,7 +24,7 @@ def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     return ops.select(is_zero, ops.zeros_like(quotient), quotient)
 
 
-def align_scale_shift(prediction: Tensor, mask: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def align_scale_shift(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Finds the scale and shift of each image that bring the prediction closest to the target.
 
     The closed-form solution of ``min sum(mask * (scale * prediction + shift - target)^2)``, written with centred
@@ -33,8 +33,8 @@ def align_scale_shift(prediction: Tensor, mask: Tensor, target: Tensor) -> tuple
 
     Args:
         prediction: (N, H, W) float32.
-        mask: (N, H, W) float32, 0 or 1.
         target: (N, H, W) float32.
+        mask: (N, H, W) float32, 0 or 1.
 
     Returns:
         scale and shift, (N, 1, 1) each; both 0 where the system is singular (constant prediction, fewer than two
@@ -86,10 +86,10 @@ class ScaleAndShiftInvariantLoss(nn.Cell):
         self.alpha = alpha
         self.steps = tuple(2**scale for scale in range(scales))
 
-    def construct(self, prediction, mask, target):
+    def construct(self, prediction, target, mask):
         # Half precision, where the network runs in it, does not hold the sums below.
         prediction = prediction.astype(mstype.float32)
-        scale, shift = align_scale_shift(prediction, mask, target)
+        scale, shift = align_scale_shift(prediction, target, mask)
         residual = scale * prediction + shift - target
         loss = _divide(_image_sum(mask * residual * residual).sum(), 2 * _image_sum(mask).sum())
         for step in self.steps:

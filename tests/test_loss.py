@@ -14,8 +14,8 @@ def loss_and_gradient():
     return ms.value_and_grad(ScaleAndShiftInvariantLoss(), grad_position=0)
 
 
-def evaluate(function, prediction, mask, target):
-    value, gradient = function(*(ms.Tensor(x.astype(np.float32)) for x in (prediction, mask, target)))
+def evaluate(function, prediction, target, mask):
+    value, gradient = function(*(ms.Tensor(x.astype(np.float32)) for x in (prediction, target, mask)))
     return float(value), gradient.asnumpy()
 
 
@@ -23,35 +23,35 @@ def random_batch(seed, shape=(3, 32, 64)):
     rng = np.random.default_rng(seed)
     target = rng.uniform(0, 255, shape).astype(np.float32)
     prediction = (0.02 * target + rng.uniform(0, 3, shape)).astype(np.float32)
-    return prediction, np.ones(shape, np.float32), target
+    return prediction, target, np.ones(shape, np.float32)
 
 
 def cases():
-    prediction, mask, target = random_batch(0)
+    prediction, target, mask = random_batch(0)
     rng = np.random.default_rng(1)
-    yield "full mask", prediction, mask, target
-    yield "partial masks", prediction, (rng.random(mask.shape) < 0.4).astype(np.float32), target
+    yield "full mask", prediction, target, mask
+    yield "partial masks", prediction, target, (rng.random(mask.shape) < 0.4).astype(np.float32)
     one_empty = mask.copy()
     one_empty[1] = 0
-    yield "one image without ground truth", prediction, one_empty, target
-    yield "empty mask", prediction, mask * 0, target
+    yield "one image without ground truth", prediction, target, one_empty
+    yield "empty mask", prediction, target, mask * 0
     constant = prediction.copy()
     constant[2] = 0.3
-    yield "one constant prediction", constant, mask, target
-    yield "all constant", np.full_like(prediction, 7.7), mask, target
-    yield "all zero", np.zeros_like(prediction), mask, target
+    yield "one constant prediction", constant, target, mask
+    yield "all constant", np.full_like(prediction, 7.7), target, mask
+    yield "all zero", np.zeros_like(prediction), target, mask
     one_pixel = mask * 0
     one_pixel[:, 8, 8] = 1
-    yield "one valid pixel an image", prediction, one_pixel, target
-    yield "small variation around a large mean", prediction * 1e-2 + 50, mask, target
-    yield "anti-correlated", prediction.max() - prediction, mask, target
+    yield "one valid pixel an image", prediction, target, one_pixel
+    yield "small variation around a large mean", prediction * 1e-2 + 50, target, mask
+    yield "anti-correlated", prediction.max() - prediction, target, mask
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case[0])
 def test_value_and_gradient_equal_torch(loss_and_gradient, case):
-    _, prediction, mask, target = case
-    value, gradient = evaluate(loss_and_gradient, prediction, mask, target)
-    tensors = [torch.tensor(x, dtype=torch.float64) for x in (prediction, mask, target)]
+    _, prediction, target, mask = case
+    value, gradient = evaluate(loss_and_gradient, prediction, target, mask)
+    tensors = [torch.tensor(x, dtype=torch.float64) for x in (prediction, target, mask)]
     tensors[0].requires_grad_(True)
     expected = torch_loss(*tensors)
     expected.backward()
@@ -68,25 +68,25 @@ def test_by_hand(loss_and_gradient):
     # Least squares: mean p 1, mean t 2, scale = ((-1)(-1) + 0 + 1 * 2) / 2 = 1.5, shift = 2 - 1.5 = 0.5.
     # Residuals 0.5 - 1, 2 - 1, 3.5 - 4 = -0.5, 1, -0.5: data = (0.25 + 1 + 0.25) / (2 * 3) = 0.25.
     # Gradients: scale 1: (1.5 + 1.5) / 3 = 1; scale 2 has pixels 0 and 2: |0| / 2 = 0; scales 4, 8: one valid pixel, 0.
-    prediction, mask, target = (np.zeros((1, 16, 16)) for _ in range(3))
+    prediction, target, mask = (np.zeros((1, 16, 16)) for _ in range(3))
     prediction[0, 0, :3], target[0, 0, :3], mask[0, 0, :3] = (0, 1, 2), (1, 1, 4), 1
-    value, _ = evaluate(loss_and_gradient, prediction, mask, target)
+    value, _ = evaluate(loss_and_gradient, prediction, target, mask)
     assert value == pytest.approx(0.25 + 0.5 * 1.0, rel=1e-6)
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(7.0, 0.0), (1.0, 12.0), (0.05, 3.0), (300.0, -40.0)])
 def test_invariant_to_scale_and_shift_of_the_prediction(loss_and_gradient, scale, shift):
-    prediction, mask, target = random_batch(5)
+    prediction, target, mask = random_batch(5)
     mask[:, :, ::3] = 0
-    plain, _ = evaluate(loss_and_gradient, prediction, mask, target)
-    moved, _ = evaluate(loss_and_gradient, scale * prediction + shift, mask, target)
+    plain, _ = evaluate(loss_and_gradient, prediction, target, mask)
+    moved, _ = evaluate(loss_and_gradient, scale * prediction + shift, target, mask)
     assert moved == pytest.approx(plain, rel=1e-5)
 
 
 def test_full_image_size_keeps_its_digits(loss_and_gradient):
-    prediction, mask, target = random_batch(6, (2, 384, 384))
-    value, gradient = evaluate(loss_and_gradient, prediction, mask, target)
-    tensors = [torch.tensor(x, dtype=torch.float64) for x in (prediction, mask, target)]
+    prediction, target, mask = random_batch(6, (2, 384, 384))
+    value, gradient = evaluate(loss_and_gradient, prediction, target, mask)
+    tensors = [torch.tensor(x, dtype=torch.float64) for x in (prediction, target, mask)]
     tensors[0].requires_grad_(True)
     expected = torch_loss(*tensors)
     expected.backward()
@@ -95,8 +95,8 @@ def test_full_image_size_keeps_its_digits(loss_and_gradient):
 
 
 def test_alignment_recovers_a_known_scale_and_shift():
-    prediction, mask, _ = random_batch(7)
-    scale, shift = align_scale_shift(ms.Tensor(prediction), ms.Tensor(mask), ms.Tensor(-2.5 * prediction + 4))
+    prediction, _, mask = random_batch(7)
+    scale, shift = align_scale_shift(ms.Tensor(prediction), ms.Tensor(-2.5 * prediction + 4), ms.Tensor(mask))
     assert scale.asnumpy() == pytest.approx(np.full((3, 1, 1), -2.5), rel=1e-5)
     assert shift.asnumpy() == pytest.approx(np.full((3, 1, 1), 4.0), rel=1e-5)
 

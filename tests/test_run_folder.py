@@ -1,14 +1,13 @@
 """Run folders, devices and kept graphs: what is decided without a network."""
 
 import os
-from dataclasses import fields
 
 import pytest
 
 from src.common import compile_cache, device
 from src.common.errors import UsageError
-from src.config import Config, load_config
-from src.training.run_folder import LossLog, LossRow, RunFolder, read_loss_csv
+from src.training.loss_log import LossLog, LossRow, read_loss_csv
+from src.training.run_folder import RunFolder
 
 
 def test_checkpoints_are_sorted_by_place_in_the_run_whatever_device_wrote_them(tmp_path):
@@ -59,14 +58,20 @@ def test_cpu_convolution_guard(monkeypatch, capsys, version, target, user, expec
     assert capsys.readouterr().err.count("AVX2 is set") == (1 if expected == "AVX2" else 0)
 
 
-def test_settings_that_leave_graphs_alone_exist():
-    assert {field.name for field in fields(Config)} >= compile_cache._NEUTRAL
+def test_kept_graphs_are_told_apart_by_all_that_shapes_them(monkeypatch, tmp_path):
+    folders = []
+    monkeypatch.setattr(compile_cache, "keep_compiled_graphs", folders.append)
+    monkeypatch.setattr(compile_cache, "_FOLDER", tmp_path)
+    network = {"layers": (1, 1, 1, 1), "network_ops": "midas"}
+    for facts in (("train", "CPU", 1, network), ("train", "CPU", 1, {**network, "network_ops": "modelzoo"})):
+        for _ in range(2):
+            compile_cache.enable_compile_cache(True, facts)
+    compile_cache.enable_compile_cache(False, ("train", "CPU", 2, network))
+    assert folders[0] == folders[1] != folders[2] == folders[3]
+    assert sorted(tmp_path.iterdir()) == sorted(set(folders))
 
 
 def test_graphs_of_several_static_shapes_are_not_kept(monkeypatch, capsys):
-    import mindspore as ms
-
-    monkeypatch.setattr(ms, "set_context", lambda **settings: pytest.fail(f"set {settings}"))
-    config = load_config("", ["--enable_compile_cache", "True", "--eval_shapes", "static"])
-    compile_cache.enable_compile_cache(config, ("run", "CPU"), shapes_vary=True)
+    monkeypatch.setattr(compile_cache, "keep_compiled_graphs", lambda folder: pytest.fail(f"kept in {folder}"))
+    compile_cache.enable_compile_cache(True, ("predict", "CPU"), shapes_vary=True)
     assert "not used with eval_shapes static" in capsys.readouterr().err

@@ -40,8 +40,17 @@ def losses(folder):
 
 @pytest.fixture(scope="module")
 def uninterrupted(repo, train_data, tmp_path_factory):
+    """The whole run, started as on one GPU: run_train_gpu.sh hands over to run_standalone_train.sh."""
     output = tmp_path_factory.mktemp("uninterrupted")
-    return output, train(repo, train_data, output)
+    words = command(repo, train_data, output, "--device_target", "CPU")[2:]
+    result = subprocess.run(
+        ["bash", str(repo / "scripts" / "run_train_gpu.sh"), "1", "0", "", *words],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return output, result
 
 
 def test_log_and_files(uninterrupted):
@@ -68,13 +77,9 @@ def test_killed_five_times_gives_the_same_losses(repo, train_data, uninterrupted
         process = subprocess.Popen(
             command(repo, train_data, tmp_path, *resume), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "loss.csv").is_file() or len(losses_so_far(tmp_path)) < kill_after:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_for_rows(process, tmp_path, kill_after)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(timeout=60)
         process.stderr.close()
         for path in tmp_path.glob("*.ckpt"):
             read_ckpt(path)  # raises for a file cut short
@@ -85,6 +90,15 @@ def test_killed_five_times_gives_the_same_losses(repo, train_data, uninterrupted
     assert [row[:2] for row in found] == [row[:2] for row in expected]
     assert [row[2] for row in found] == pytest.approx([row[2] for row in expected], rel=1e-6)
     assert not list(tmp_path.glob(".*"))
+
+
+def wait_for_rows(process, folder, count):
+    """Waits until a training has logged so many steps; a training that ends before is a failure."""
+    deadline = time.monotonic() + 120
+    while not (folder / "loss.csv").is_file() or len(losses_so_far(folder)) < count:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def losses_so_far(folder):
@@ -161,9 +175,7 @@ def test_stopped_run_saves_and_so_does_one_whose_picture_vanishes(repo, train_da
         process = subprocess.Popen(
             command(repo, data, output, *endless), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
-        while not (output / "loss.csv").is_file() or len(losses_so_far(output)) < 3:
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_for_rows(process, output, 3)
         return process
 
     process = start(tmp_path / "stopped")

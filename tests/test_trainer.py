@@ -12,18 +12,16 @@ from torch_midas import TorchMidas, lively, torch_loss
 from src.common.errors import CheckpointError
 from src.loss import create_loss
 from src.midas_net import MidasNet
-from src.training.trainer import (
-    Plan,
-    Position,
-    Trainer,
+from src.training.schedule import Plan, Position, learning_rates
+from src.training.step import (
     TrainStep,
     create_optimizer,
-    learning_rates,
+    invert_output,
     restore,
     set_learning_rates,
     training_state,
-    turn_output,
 )
+from src.training.trainer import LoopSettings, Trainer
 from src.weights.checkpoint import load_into, read_weights, save_checkpoint
 
 STEPS = 10
@@ -38,7 +36,7 @@ def batches():
         image = rng.standard_normal((4, 3, 64, 64)).astype(np.float32)
         target = (100 + 50 * image.mean(axis=1) + np.linspace(0, 50, 64, dtype=np.float32)).astype(np.float32)
         mask = (rng.random((4, 64, 64)) < 0.8).astype(np.float32)
-        yield image, mask, target
+        yield image, target, mask
 
 
 def torch_losses(twin, backbone_lr, no_backbone_lr, clip):
@@ -48,8 +46,8 @@ def torch_losses(twin, backbone_lr, no_backbone_lr, clip):
     )
     losses = []
     for step, batch in enumerate(batches()):
-        image, mask, target = map(torch.from_numpy, batch)
-        loss = torch_loss(twin(image), mask, target)
+        image, target, mask = map(torch.from_numpy, batch)
+        loss = torch_loss(twin(image), target, mask)
         optimizer.zero_grad()
         loss.backward()
         if clip:
@@ -91,9 +89,9 @@ def test_learning_rates_by_hand():
 
 def test_step_tells_gradients_that_are_not_finite():
     step = make_step()
-    image, mask, target = next(batches())
+    image, target, mask = next(batches())
     image[0, 0, 0, 0] = np.nan
-    _, finite, *_ = step(*map(ms.Tensor, (image, mask, target)))
+    _, finite, *_ = step(*map(ms.Tensor, (image, target, mask)))
     assert not finite.asnumpy()
 
 
@@ -104,19 +102,19 @@ def make_step(**sizes):
     return step
 
 
-def test_turned_output_has_the_same_loss_and_goes_on_as_before():
+def test_inverted_output_has_the_same_loss_and_learns_as_before():
     ms.set_seed(1)
     steps = [make_step().set_train(True), make_step().set_train(True)]
     for other, parameter in zip(steps[1].get_parameters(), steps[0].get_parameters()):
         other.set_data(ms.Tensor(parameter.asnumpy()))
-    image, mask, target = map(ms.Tensor, next(batches()))
-    peak = [step(image, mask, target)[3] for step in steps][1]
-    turn_output(steps[1], float(peak.asnumpy()))
+    image, target, mask = map(ms.Tensor, next(batches()))
+    peak = [step(image, target, mask)[3] for step in steps][1]
+    invert_output(steps[1], float(peak.asnumpy()))
     for _ in range(2):
-        (loss, _, inverted, _), (turned_loss, _, turned_inverted, _) = (step(image, mask, target) for step in steps)
+        (loss, _, inverted, _), (other_loss, _, other_inverted, _) = (step(image, target, mask) for step in steps)
         # The optimizer does not see the shift, but rounding does.
-        assert float(turned_loss.asnumpy()) == pytest.approx(float(loss.asnumpy()), rel=1e-4)
-        assert float(turned_inverted.asnumpy()) == 4 - float(inverted.asnumpy())
+        assert float(other_loss.asnumpy()) == pytest.approx(float(loss.asnumpy()), rel=1e-4)
+        assert float(other_inverted.asnumpy()) == 4 - float(inverted.asnumpy())
 
 
 def test_restore_gives_back_all_of_the_state(tmp_path):
@@ -154,11 +152,13 @@ def test_restore_refuses_what_does_not_fit(tmp_path):
         restore(make_step(features=8), good, PLAN)
 
 
-def test_output_is_turned_round_by_a_clear_majority_of_an_epoch_only():
-    trainer = Trainer(None, PLAN, 3, np.ones(30), np.ones(30), None, None)
+def test_output_is_inverted_by_a_clear_majority_of_an_epoch_only():
+    trainer = Trainer(None, PLAN, LoopSettings(epochs=3), np.ones((2, 30)), None, None)
     assert PLAN.steps_per_epoch == 10  # of four images each: three quarters are 30
-    assert trainer.is_upside_down(Position(1, 10, 30))
-    assert not trainer.is_upside_down(Position(1, 10, 29))
-    assert not trainer.is_upside_down(Position(3, 10, 40))  # the last epoch
+    assert trainer.is_inverted(Position(1, 10, 30))
+    assert not trainer.is_inverted(Position(1, 10, 29))
+    assert not trainer.is_inverted(Position(3, 10, 40))  # the last epoch
     assert Position(1, 9, 7).or_next_epoch(10) == Position(1, 9, 7)
     assert Position(1, 10, 7).or_next_epoch(10) == Position(2, 0, 0)
+    assert Position(1, 9, 7).after_step(2) == Position(1, 10, 9)
+    assert Position(3, 4, 7).steps_done(10) == 24

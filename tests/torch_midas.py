@@ -125,13 +125,13 @@ def lively(model, seed=0):
     return model
 
 
-def torch_loss(prediction, mask, target, alpha=0.5):
+def torch_loss(prediction, target, mask, alpha=0.5):
     """The formula of the paper, image by image, with a linear solver instead of moments."""
     total_mask = mask.sum()
     if total_mask == 0:
         return prediction.sum() * 0
     residuals = []
-    for p, m, t in zip(prediction, mask, target):
+    for p, t, m in zip(prediction, target, mask):
         valid = m > 0
         design = torch.stack([p[valid], torch.ones_like(p[valid])], dim=1)
         if valid.sum() < 2 or p[valid].max() == p[valid].min():

@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from src.common.errors import MidasError, UsageError
 
@@ -108,3 +109,10 @@ def setup_device(
     rank, world = communication.get_rank(), communication.get_group_size()
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world)
     return Device(device_target, ms.get_context("device_id"), rank, world)
+
+
+def keep_compiled_graphs(folder: Path) -> None:
+    """Makes MindSpore keep its compiled graphs in a folder, and take them from there."""
+    import mindspore as ms
+
+    ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))

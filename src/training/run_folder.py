@@ -1,16 +1,14 @@
-"""The files of one training run: resolved settings, checkpoints, loss.csv and loss.png."""
+"""The folder of one training run: resolved settings and checkpoints."""
 
-import csv
 import re
-import time
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
-from src.common.atomic import atomic_path, remove_leftovers, write_text
+from src.common.atomic import remove_leftovers, write_text
 from src.common.errors import UsageError
 
-CONFIG_FILE, LOSS_CSV = "config.yaml", "loss.csv"
+CONFIG_FILE = "config.yaml"
 _CHECKPOINT = re.compile(r"Midas_(\d+)-(\d+)_(\d+)\.ckpt")
 
 
@@ -27,30 +25,6 @@ class Checkpoint:
     epoch: int
     step: int
     path: Path
-
-
-@dataclass(frozen=True)
-class LossRow:
-    """One training step, a row of loss.csv.
-
-    Attributes:
-        epoch: Counted from 1.
-        step: Within the epoch, counted from 1.
-        loss: Of this step's batch (of this process in a distributed run).
-        backbone_lr: Learning rate of the encoder in this step.
-        no_backbone_lr: Learning rate of the decoder in this step.
-        seconds: What the step took, waiting for data included.
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    backbone_lr: float
-    no_backbone_lr: float
-    seconds: float
-
-
-_COLUMNS = [field.name for field in fields(LossRow)]
 
 
 class RunFolder:
@@ -70,7 +44,7 @@ class RunFolder:
 
         Args:
             settings: YAML text.
-            epoch: The run goes on after ``step`` of this epoch; 1 and 0 for a new one.
+            epoch: The run starts after ``step`` of this epoch; 1 and 0 for a new one.
             step: See ``epoch``.
 
         Raises:
@@ -81,7 +55,7 @@ class RunFolder:
         if latest and (latest.epoch, latest.step) > (epoch, step):
             raise UsageError(
                 f"train_output_path {self.path}: expected no checkpoints after epoch {epoch} step {step}, where this "
-                f"run starts, found {latest.path.name}; go on from it with --resume True, or name another folder"
+                f"run starts, found {latest.path.name}; resume from it with --resume True, or name another folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path)
@@ -108,66 +82,3 @@ class RunFolder:
         """Deletes all but the ``keep`` newest checkpoints."""
         for checkpoint in self.checkpoints()[:-keep]:
             checkpoint.path.unlink(missing_ok=True)
-
-
-class LossLog:
-    """loss.csv, a row a step, and loss.png, drawn from it.
-
-    Args:
-        folder: Where the two files are.
-        epoch: A resumed run goes on after ``step`` of this epoch: later rows, and a row that a killed run wrote half,
-            are dropped. 0 starts an empty log.
-        step: See ``epoch``.
-
-    Attributes:
-        rows: What loss.csv holds.
-    """
-
-    REDRAW_S = 10.0  # drawing takes a third of a second: epochs may be shorter than that
-
-    def __init__(self, folder: Path, epoch: int = 0, step: int = 0):
-        self.csv_path, self.png_path = folder / LOSS_CSV, folder / "loss.png"
-        self.rows = [row for row in read_loss_csv(self.csv_path) if (row.epoch, row.step) <= (epoch, step)]
-        with atomic_path(self.csv_path) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            writer.writerows(map(astuple, self.rows))
-        self._drawn = -self.REDRAW_S
-
-    def append(self, row: LossRow) -> None:
-        """Adds a row; it is on disk when this returns."""
-        self.rows.append(row)
-        with open(self.csv_path, "a", newline="") as file:
-            csv.writer(file).writerow(astuple(row))
-
-    def draw(self, now: bool = False) -> None:
-        """Draws loss.png, unless it was drawn in the last ten seconds and ``now`` is false."""
-        if not self.rows or (not now and time.monotonic() - self._drawn < self.REDRAW_S):
-            return
-        from matplotlib.figure import Figure
-
-        steps_per_epoch = max(row.step for row in self.rows)
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.subplots()
-        axes.plot(
-            [row.epoch - 1 + row.step / steps_per_epoch for row in self.rows], [row.loss for row in self.rows], lw=1
-        )
-        axes.set(xlabel="epoch", ylabel="training loss", yscale="log")
-        axes.grid(alpha=0.3, which="both")
-        with atomic_path(self.png_path) as temporary:
-            figure.savefig(temporary, dpi=100)
-        self._drawn = time.monotonic()
-
-
-def read_loss_csv(path: Path) -> list[LossRow]:
-    """Reads the sound rows of a loss.csv; an absent file has none."""
-    rows = []
-    if path.is_file():
-        with open(path, newline="") as file:
-            for cells in csv.reader(file):
-                try:
-                    epoch, step, *numbers = cells
-                    rows.append(LossRow(int(epoch), int(step), *map(float, numbers)))
-                except (ValueError, TypeError):
-                    continue  # the header, or the last line of a killed run
-    return rows

@@ -31,6 +31,15 @@ def _keep_freed_memory() -> None:
     np.empty(31 << 20, np.uint8)
 
 
+def use_one_opencv_thread() -> None:
+    """Turns OpenCV's own threads off in this process, for good: samples are what is worked on in parallel.
+
+    A process that is forked while OpenCV keeps a thread pool hangs in its first parallel call; so this must come before
+    anything that would start the pool.
+    """
+    cv2.setNumThreads(1)
+
+
 class Resize:
     """Resizes a sample to a size that the network takes.
 
@@ -172,3 +181,31 @@ class PrepareForNet:
             if key in sample:
                 result[key] = np.ascontiguousarray(sample[key], np.float32)
         return result
+
+
+def _resize_axis_asymmetric(array: np.ndarray, size: int, axis: int) -> np.ndarray:
+    source = np.arange(size) * (array.shape[axis] / size)
+    low = np.floor(source).astype(np.intp)
+    high = np.minimum(low + 1, array.shape[axis] - 1)
+    weight = np.expand_dims((source - low).astype(np.float32), 1 - axis)
+    below = array.take(low, axis)
+    return below + weight * (array.take(high, axis) - below)
+
+
+def resize_prediction(inverse_depth: np.ndarray, height: int, width: int, half_pixel: bool = True) -> np.ndarray:
+    """Resizes a prediction bilinearly, without smoothing, to the size of its ground truth.
+
+    Args:
+        inverse_depth: Float array (H, W).
+        height: New height.
+        width: New width.
+        half_pixel: True samples pixel centres at (i + 0.5) * old / new - 0.5, as PyTorch's ``interpolate``
+            does with ``align_corners=False``. False samples at i * old / new, as the 2021 suite did.
+
+    Returns:
+        float32 array (height, width).
+    """
+    inverse_depth = np.ascontiguousarray(inverse_depth, np.float32)
+    if half_pixel:
+        return cv2.resize(inverse_depth, (width, height), interpolation=cv2.INTER_LINEAR)
+    return _resize_axis_asymmetric(_resize_axis_asymmetric(inverse_depth, height, 0), width, 1)

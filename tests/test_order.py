@@ -1,0 +1,37 @@
+"""The order of the training samples: shuffled, resumed, shared by processes."""
+
+import numpy as np
+import pytest
+
+from src.common.errors import DataError
+from src.utils.order import SampleOrder, epoch_order
+
+
+def sequence(order, first, count):
+    return np.concatenate([order.samples(step) for step in range(first, first + count)])
+
+
+def test_epoch_order():
+    order = epoch_order(50, seed=3, epoch=7)
+    assert sorted(order) == list(range(50))
+    np.testing.assert_array_equal(order, epoch_order(50, seed=3, epoch=7))
+    assert (order != epoch_order(50, seed=3, epoch=8)).any()
+    assert (order != epoch_order(50, seed=4, epoch=7)).any()
+
+
+def test_every_epoch_is_a_shuffled_pass():
+    order = SampleOrder(23, batch_size=4, seed=5)  # 23 samples make 5 batches of 4
+    assert order.steps_per_epoch == 5
+    for epoch in range(3):
+        np.testing.assert_array_equal(sequence(order, 5 * epoch, 5), epoch_order(23, 5, epoch)[:20])
+
+
+def test_ranks_share_every_global_batch():
+    alone = sequence(SampleOrder(40, batch_size=6, seed=1), 0, 12)
+    ranks = [sequence(SampleOrder(40, 2, 1, rank, world=3), 0, 12).reshape(-1, 2) for rank in range(3)]
+    np.testing.assert_array_equal(np.concatenate(ranks, axis=1).ravel(), alone)
+
+
+def test_too_few_samples_for_a_step():
+    with pytest.raises(DataError, match=r"7 samples are fewer than one step takes \(batch size 4 x 2 devices\)"):
+        SampleOrder(7, batch_size=4, seed=0, world=2)
