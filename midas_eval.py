@@ -2,9 +2,8 @@
 
 ``python midas_eval.py --data_name Kitti,TUM --ckpt_path WEIGHTS`` writes the mean of each set to ``ann_file``
 (val.json), and beside it a row per image to ``val_details.csv`` and what the figures depend on to
-``val_settings.json``. ``--data_name all`` evaluates the sets that are there. A new evaluation sets the files of an
-earlier one aside (``val.previous.json`` and so on), ``--resume True`` goes on with an interrupted one and keeps the
-sets that are finished.
+``val_settings.json``. ``--data_name all`` evaluates the sets that are there. A new evaluation backs up the files of an
+earlier one (``val.previous.json`` and so on). ``--resume True`` resumes an interrupted one.
 """
 
 import sys
@@ -14,13 +13,22 @@ from typing import Any
 from src.common.compile_cache import enable_compile_cache
 from src.common.device import setup_device
 from src.common.errors import DataError, UsageError, run_script
+from src.common.names import DATA_SETS
 from src.common.progress import Progress
-from src.config import Config, load_config
+from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.base import DatasetMissing, EvalDataset
 from src.evaluation.evaluator import Fault, SetResult, evaluate, summarise
-from src.evaluation.results import ResultFiles, content_hash, format_table
+from src.evaluation.report import damaged, faults, remarks
+from src.evaluation.results import ResultFiles, content_hash
+from src.evaluation.table import format_table
 from src.inference.predictor import Predictor, load_predictor
+
+KEYS = (
+    "device_target", "device_id", "seed", "enable_compile_cache", "num_parallel_workers", *NETWORK_KEYS,
+    *PREDICTION_KEYS, "train_data_dir", "resume", "eval_protocol", *(f"datapath_{name}" for name in DATA_SETS),
+    "ann_file", "ckpt_path", "data_name", "show_published",
+)  # fmt: skip
 
 
 def open_datasets(config: Config) -> tuple[list[EvalDataset], dict[str, DataError]]:
@@ -48,13 +56,11 @@ def open_datasets(config: Config) -> tuple[list[EvalDataset], dict[str, DataErro
         print(f"{name} is left out: {error}", file=sys.stderr)
     if not datasets:
         kind = DataError if damaged(left_out) else UsageError
-        raise kind(f"data_name {config.data_name}: expected at least one data set, found none to evaluate, see above")
+        raise kind(
+            f"data_name {config.data_name}: expected at least one data set, found none to evaluate, see above; "
+            "preprocess/readme.md says how to get the data"
+        )
     return datasets, left_out
-
-
-def damaged(left_out: dict[str, DataError]) -> list[str]:
-    """Names the sets that were left out though they are there."""
-    return [name for name, error in left_out.items() if not isinstance(error, DatasetMissing)]
 
 
 def settings_of(config: Config, device_target: str) -> dict[str, Any]:
@@ -101,50 +107,30 @@ def evaluate_set(dataset: EvalDataset, predictor: Predictor, files: ResultFiles,
     return summarise(dataset, records, faulty)
 
 
-def report(results: list[SetResult], protocol: str) -> None:
-    """Prints the table and what is to be known about its rows."""
-    print(f"\n{format_table(results, protocol)}")
-    for result in results:
-        if result.empty:
-            names = ", ".join(result.empty[:5]) + (", ..." if len(result.empty) > 5 else "")
-            print(f"{result.dataset}: left out of the mean, no valid pixel: {len(result.empty)} images ({names})")
-        if result.inverted:
-            fate = "turned round by the fit" if protocol == "modelzoo" else "scored like constant ones"
-            print(f"{result.dataset}: {result.inverted} predictions take near for far (best scale < 0), {fate}")
-
-
-def faults(results: list[SetResult], left_out: dict[str, DataError]) -> list[str]:
-    """Lists what makes the evaluation incomplete; sets of ``all`` that are simply not there do not."""
-    found = [
-        f"{result.dataset}: {result.faulty} samples could not be evaluated, see above"
-        for result in results
-        if result.faulty
-    ]
-    found += [f"{result.dataset}: no image could be scored" for result in results if not result.scored]
-    found += [f"{name}: damaged and left out, see above" for name in damaged(left_out)]
-    return found
-
-
 def main() -> int:
     """Runs the script; returns its exit status."""
-    config = load_config(__doc__)
+    config = load_config(__doc__, keys=KEYS)
     if isinstance(config.resume, str):
         raise UsageError(f"resume: expected True or False for an evaluation, found {config.resume}")
     start = time.perf_counter()
     datasets, left_out = open_datasets(config)
     device = setup_device(config.device_target, config.device_id, config.seed)
-    enable_compile_cache(config, ("eval", device.target), shapes_vary=config.eval_shapes == "static")
+    enable_compile_cache(
+        config.enable_compile_cache, ("predict", device.target, config.network), config.eval_shapes == "static"
+    )
     print(f"device {device.target}, eval_protocol {config.eval_protocol}")
-    predictor = load_predictor(config, "ckpt_path")
+    predictor = load_predictor(config.ckpt_path, "ckpt_path", config.network, **config.prediction)
     results = []
     with ResultFiles(config.ann_file, settings_of(config, device.target), datasets, config.resume) as files:
-        if files.set_aside:
-            kept = ", ".join(map(str, files.set_aside))
-            print(f"earlier results are now {kept}; --resume True goes on with an interrupted evaluation")
+        if files.backed_up:
+            copies = ", ".join(map(str, files.backed_up))
+            print(f"earlier results are backed up as {copies}; --resume True resumes an interrupted evaluation")
         for dataset in datasets:
             results.append(evaluate_set(dataset, predictor, files, config.num_parallel_workers))
             files.finish(results[-1])
-    report(results, config.eval_protocol)
+    print(f"\n{format_table(results, config.eval_protocol, config.show_published)}")
+    for line in remarks(results, config.eval_protocol):
+        print(line)
     if left_out:
         print(f"not evaluated, see above: {', '.join(left_out)}")
     print(

@@ -1,15 +1,11 @@
 """Predicts inverse depth maps for photos.
 
-``python midas_run.py --input_path PHOTOS --output_path MAPS --model_weights WEIGHTS`` takes a file, a folder or a
-quoted glob pattern and writes for every image, at its size:
-
-* ``NAME.pfm``: float32, inverse depth: larger is nearer, >= 0, unknown scale and shift;
-* ``NAME.png``: the same as 16-bit grey, minimum to 0 and maximum to 65535;
-* ``NAME_color.png``: the same through ``colormap``, for looking at.
+``python midas_run.py --input_path PHOTOS --output_path MAPS --model_weights WEIGHTS`` takes an image, a folder or a
+quoted glob pattern. It writes three files for every image, at its size. NAME.pfm is float32 inverse depth: larger is
+nearer, >= 0, of unknown scale and shift. NAME.png is the same as 16-bit grey, smallest value 0, largest 65535.
+NAME_color.png is the same in colours.
 """
 
-import glob
-import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,69 +15,18 @@ import numpy as np
 
 from src.common.compile_cache import enable_compile_cache
 from src.common.device import setup_device
-from src.common.errors import DataError, UsageError, run_script
+from src.common.errors import DataError, run_script
 from src.common.progress import Progress
-from src.config import Config, load_config
-from src.evaluation.metric import resize_prediction
+from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config
+from src.inference.images import find_images, name_outputs, write_results
 from src.inference.predictor import load_predictor
-from src.util import read_image, write_color, write_depth
+from src.util import read_image
+from src.utils.transforms import resize_prediction
 
-IMAGE_SUFFIXES = (".bmp", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-
-def find_images(input_path: str) -> list[Path]:
-    """Lists the images that a file, a folder (not its sub-folders) or a glob pattern names, sorted.
-
-    Raises:
-        UsageError: If there are none.
-    """
-    path = Path(input_path)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        if not images:
-            raise UsageError(f"input_path {path}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none")
-        return images
-    images = sorted(Path(p) for p in glob.glob(input_path, recursive=True) if os.path.isfile(p))
-    if not images:
-        raise UsageError(f"input_path {input_path}: expected an image, a folder or a glob pattern, found nothing there")
-    return images
-
-
-def output_files(stem: Path, colormap: str) -> list[Path]:
-    """Lists the files that a prediction called ``stem`` consists of."""
-    suffixes = [".pfm", ".png"] if colormap == "none" else [".pfm", ".png", "_color.png"]
-    return [stem.with_name(stem.name + suffix) for suffix in suffixes]
-
-
-def name_outputs(images: list[Path], folder: Path, colormap: str) -> dict[Path, Path]:
-    """Chooses for every image the path, without suffix, of its results, so that none overwrites another.
-
-    The image's stem if no other image has it, else the stem and the suffix (``a_jpg``, ``a_png``); a number is added
-    where that is taken as well.
-
-    Raises:
-        UsageError: If a result would overwrite an input.
-    """
-    stems = [image.stem for image in images]
-    inputs = {image.resolve() for image in images}
-    taken, names = set(), {}
-    for image in images:
-        base = image.stem if stems.count(image.stem) == 1 else f"{image.stem}_{image.suffix[1:]}"
-        name, number = base, 1
-        while taken & set(output_files(folder / name, colormap)):
-            number += 1
-            name = f"{base}_{number}"
-        files = output_files(folder / name, colormap)
-        overwritten = inputs & {file.resolve() for file in files}
-        if overwritten:
-            raise UsageError(
-                f"output_path {folder}: expected another folder, the results would overwrite {min(overwritten)}"
-            )
-        taken.update(files)
-        names[image] = folder / name
-    return names
+KEYS = (
+    "device_target", "device_id", "seed", "enable_compile_cache", *NETWORK_KEYS, *PREDICTION_KEYS, "input_path",
+    "output_path", "model_weights", "colormap",
+)  # fmt: skip
 
 
 def predict_all(config: Config, images: list[Path]) -> tuple[int, int]:
@@ -91,7 +36,7 @@ def predict_all(config: Config, images: list[Path]) -> tuple[int, int]:
         How many images were predicted, and how many were bad.
     """
     names = name_outputs(images, Path(config.output_path), config.colormap)
-    predictor = load_predictor(config, "model_weights")
+    predictor = load_predictor(config.model_weights, "model_weights", config.network, **config.prediction)
 
     def load(path: Path):
         image = read_image(path)
@@ -110,9 +55,7 @@ def predict_all(config: Config, images: list[Path]) -> tuple[int, int]:
                 inverse_depth = resize_prediction(predictor.infer(prepared), *size)
                 if not np.isfinite(inverse_depth).all():
                     raise DataError(f"{path}: expected a finite prediction, found NaN or infinity; check the weights")
-                write_depth(names[path], inverse_depth)
-                if config.colormap != "none":
-                    write_color(names[path].with_name(names[path].name + "_color.png"), inverse_depth, config.colormap)
+                write_results(names[path], inverse_depth, config.colormap)
             except DataError as error:
                 bad += 1
                 progress.write(f"left out: {error}")
@@ -122,11 +65,13 @@ def predict_all(config: Config, images: list[Path]) -> tuple[int, int]:
 
 def main() -> int:
     """Runs the script; returns its exit status."""
-    config = load_config(__doc__)
+    config = load_config(__doc__, keys=KEYS)
     start = time.perf_counter()
     images = find_images(config.input_path)
     device = setup_device(config.device_target, config.device_id, config.seed)
-    enable_compile_cache(config, ("run", device.target), shapes_vary=config.eval_shapes == "static")
+    enable_compile_cache(
+        config.enable_compile_cache, ("predict", device.target, config.network), config.eval_shapes == "static"
+    )
     print(f"{len(images)} images, device {device.target}")
     done, bad = predict_all(config, images)
     print(f"{done} inverse depth maps in {config.output_path} ({time.perf_counter() - start:.1f} s)")

@@ -1,9 +1,11 @@
 """What several test files share: graph mode, the sizes of a tiny network, and where optional real images are."""
 
+import shutil
 from pathlib import Path
 
 import mindspore as ms  # before torch and matplotlib: see README, "Versions"
 import pytest
+from training_data import write_two_sets
 
 from preprocess.make_sample import make_sample
 from src.midas_net import MidasNet
@@ -42,6 +44,26 @@ def train_data(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def two_sets(tmp_path):
+    """Two training sets of three pairs: (data root, mixdata.json)."""
+    return write_two_sets(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def eval_data(tmp_path_factory):
+    """A data folder with three small samples of each benchmark; not to be changed, ``copied_data`` is."""
+    folder = tmp_path_factory.mktemp("eval_data")
+    make_sample(folder, train=0, eval_count=3, size=(96, 72))
+    return folder
+
+
+@pytest.fixture
+def copied_data(eval_data, tmp_path):
+    """A copy of ``eval_data`` that a test may damage."""
+    return shutil.copytree(eval_data, tmp_path / "data")
+
+
 @pytest.fixture(scope="module")
 def net():
     """A tiny network with random weights."""
@@ -62,12 +84,11 @@ SLOW = (
     "midas_net",
     "trainer",
     "evaluator",
-    "demo_report",
     "run_script",
     "eval_script",
-    "distribute",
+    "scripts",
     "train_script",
-    "real_images",
+    "learning",
 )
 
 

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 from conftest import TINY_FLAGS
 
-from midas_run import find_images, name_outputs
 from src.common.errors import UsageError
-from src.evaluation.metric import resize_prediction
+from src.inference.images import find_images, name_outputs
 from src.inference.predictor import MindSporePredictor
 from src.util import read_image, read_pfm
+from src.utils.transforms import resize_prediction
 
 
 def run(repo, weights, *arguments):
     words = [*TINY_FLAGS, "--model_weights", str(weights), "--img_width", "96", "--img_height", "96"]
     words += map(str, arguments)
-    return subprocess.run([sys.executable, str(repo / "midas_run.py"), *words], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(repo / "midas_run.py"), *words], capture_output=True, text=True, timeout=300
+    )
 
 
 def write_images(folder):
@@ -47,7 +49,8 @@ def test_folder_with_a_broken_image(repo, net, weights, tmp_path):
     )
 
     image = read_image(images / "wide.png")
-    prediction = MindSporePredictor(net, width=96, height=96)(image)
+    predictor = MindSporePredictor(net, width=96, height=96)
+    prediction = predictor.infer(predictor.prepare(image))
     expected = resize_prediction(prediction, 50, 150)
     found, _ = read_pfm(output / "wide.pfm")
     assert found == pytest.approx(expected, rel=1e-5)  # compiled in another process

@@ -18,14 +18,8 @@ import numpy as np
 
 from src.common.errors import DataError
 from src.evaluation.datasets.base import DenseSample, EvalDataset, OrdinalSample
-from src.evaluation.metric import (
-    DenseScore,
-    OrdinalScore,
-    mean_over_images,
-    resize_prediction,
-    score_dense,
-    score_ordinal,
-)
+from src.evaluation.metric import DenseScore, OrdinalScore, mean_over_images, score_dense, score_ordinal
+from src.utils.transforms import resize_prediction
 
 Sample = Union[DenseSample, OrdinalSample]
 
@@ -60,7 +54,7 @@ class Record:
 
     @property
     def inverted(self) -> bool:
-        """Whether the prediction takes near for far, see ``src.evaluation.metric.DenseScore``."""
+        """Whether the prediction is inverted, see ``DenseScore``."""
         return self.scale is not None and math.copysign(1.0, self.scale) < 0
 
 
@@ -87,7 +81,7 @@ class SetResult:
         value: Mean over the images that were scored; NaN if there are none.
         scored: How many these are.
         empty: Names of the images without a valid pixel, which are left out of the mean.
-        inverted: How many predictions take near for far, so that their best scale is below 0.
+        inverted: How many predictions are inverted: their best scale is below 0.
         faulty: How many samples could not be read or scored.
     """
 
@@ -118,7 +112,7 @@ def score_prediction(
         if isinstance(sample, OrdinalSample):
             return score_ordinal(resized, sample.points, sample.relation)
         return score_dense(
-            resized, sample.depth, sample.valid, dataset.metric, dataset.cap_m, turn_round=dataset.turn_round
+            resized, sample.depth, sample.valid, dataset.metric, dataset.cap_m, accept_inverted=dataset.accept_inverted
         )
     except DataError as error:
         raise DataError(f"{dataset.name} {sample.name}: {error}") from error

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from src.common.errors import DataError
@@ -31,10 +30,10 @@ class DenseScore:
     Attributes:
         value: The metric; NaN if the image has no valid pixel.
         scale: Fitted scale of the inverse depth, in 1/m per unit of the prediction. Where ``inverted`` it is below 0,
-            or -0.0 if a prediction may not be turned round.
+            or -0.0 if inverted predictions are not accepted.
         shift: Fitted shift of the inverse depth, in 1/m.
         valid_pixels: How many pixels were compared.
-        inverted: Whether the prediction takes near for far, so that its best scale is below 0.
+        inverted: Whether the best scale is below 0: the prediction grows with depth.
     """
 
     value: float
@@ -102,16 +101,16 @@ def score_dense(
     valid: np.ndarray,
     metric: str,
     cap_m: float,
-    turn_round: bool = False,
+    accept_inverted: bool = False,
 ) -> DenseScore:
     """Scores one predicted inverse depth map against ground-truth depth.
 
     The prediction is aligned with 1 / depth over the valid pixels, limited to ``cap_m`` (aligned inverse
     depth at least 1 / cap), inverted to depth d and compared with the true depth d*.
 
-    A prediction that takes near for far has a best scale below 0. Unless ``turn_round``, the scale may not be
-    negative: the least squares over scale >= 0 are then those of scale 0, whose shift is the mean of 1 / depth, and
-    the prediction scores like a constant one. One of the right orientation scores the same either way.
+    An inverted prediction has a best scale below 0. Unless ``accept_inverted``, the scale may not be negative: the
+    least squares over scale >= 0 are then those of scale 0, whose shift is the mean of 1 / depth, and the prediction
+    scores like a constant one. One of the right orientation scores the same either way.
 
     Args:
         inverse_depth: Finite prediction (H, W) of any scale and shift; larger is nearer.
@@ -120,7 +119,7 @@ def score_dense(
         metric: ``"delta1"``: percent (0..100) of the valid pixels with max(d / d*, d* / d) > 1.25;
             ``"absrel"``: mean of |d - d*| / d*.
         cap_m: The largest depth that a prediction may take, metres.
-        turn_round: Whether the scale may be negative, which turns a negated prediction round.
+        accept_inverted: Whether the scale may be negative.
 
     Returns:
         The score. Without valid pixel its value, scale and shift are NaN; ``mean_over_images`` leaves it out.
@@ -146,7 +145,7 @@ def score_dense(
     prediction = inverse_depth[valid]
     (scale, shift), target_mean = _fit(prediction, np.divide(1.0, depth, dtype=np.float64))
     inverted = scale < 0
-    if inverted and not turn_round:
+    if inverted and not accept_inverted:
         scale, shift = -0.0, target_mean
     ratio = np.multiply(prediction, scale, dtype=np.float64)
     ratio += shift
@@ -195,34 +194,6 @@ def score_ordinal(inverse_depth: np.ndarray, points: np.ndarray, relation: np.nd
     first, second = inverse_depth[y1, x1], inverse_depth[y2, x2]
     right = np.where(relation > 0, first < second, first > second)
     return OrdinalScore(1.0 - float(right.mean()), len(relation))
-
-
-def _resize_axis_asymmetric(array: np.ndarray, size: int, axis: int) -> np.ndarray:
-    source = np.arange(size) * (array.shape[axis] / size)
-    low = np.floor(source).astype(np.intp)
-    high = np.minimum(low + 1, array.shape[axis] - 1)
-    weight = np.expand_dims((source - low).astype(np.float32), 1 - axis)
-    below = array.take(low, axis)
-    return below + weight * (array.take(high, axis) - below)
-
-
-def resize_prediction(inverse_depth: np.ndarray, height: int, width: int, half_pixel: bool = True) -> np.ndarray:
-    """Resizes a prediction bilinearly, without smoothing, to the size of its ground truth.
-
-    Args:
-        inverse_depth: Float array (H, W).
-        height: New height.
-        width: New width.
-        half_pixel: True samples pixel centres at (i + 0.5) * old / new - 0.5, as PyTorch's ``interpolate``
-            does with ``align_corners=False``. False samples at i * old / new, as the 2021 suite did.
-
-    Returns:
-        float32 array (height, width).
-    """
-    inverse_depth = np.ascontiguousarray(inverse_depth, np.float32)
-    if half_pixel:
-        return cv2.resize(inverse_depth, (width, height), interpolation=cv2.INTER_LINEAR)
-    return _resize_axis_asymmetric(_resize_axis_asymmetric(inverse_depth, height, 0), width, 1)
 
 
 def mean_over_images(values: Iterable[float]) -> float:

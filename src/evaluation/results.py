@@ -1,10 +1,10 @@
-"""The files of an evaluation, and its table.
+"""The files of an evaluation.
 
 * ``val.json`` (``ann_file``): ``{"Kitti": 24.222, ...}``, name of the data set -> mean, rewritten after each set;
 * ``val_details.csv`` beside it: a row per image, appended as images finish;
 * ``val_settings.json``: what the figures depend on, and under ``data`` the fingerprint of each data set.
 
-A new evaluation sets those of an earlier one aside (``val.previous.json`` and so on); a resumed one goes on with them.
+A new evaluation backs up those of an earlier one (``val.previous.json`` and so on); a resumed one adds to them.
 
 Columns of ``val_details.csv``, see ``Record``: ``set``, ``image``, ``metric``, ``value``, ``scale`` (1/m
 per unit of the prediction; -0.0 if it would be negative and may not), ``shift`` (1/m), ``valid_pixels`` (of DIW the
@@ -29,15 +29,6 @@ from src.evaluation.datasets.base import EvalDataset
 from src.evaluation.evaluator import Record, SetResult
 
 _COLUMNS = ["set", "image", "metric", "value", "scale", "shift", "valid_pixels", "ms", "number"]
-_METRICS = {"delta1": "delta>1.25, %", "absrel": "AbsRel", "whdr": "WHDR, share"}
-
-# Figures of others, in the units of val.json. The 2021 suite was trained on ReDWeb alone and scored by the protocol
-# `modelzoo`; the paper's are those of its Table on MIX 5 (its WHDR is 12.46 %).
-REPORTED = {
-    "2021 suite, Ascend 910": {"Kitti": 24.222, "Sintel": 0.323, "TUM": 15.08},
-    "2021 suite, V100": {"Kitti": 23.870, "Sintel": 0.3226, "TUM": 16.198},
-    "paper, MIX 5": {"Kitti": 23.90, "Sintel": 0.327, "TUM": 14.29, "NYU": 9.55, "ETH3D": 0.129, "DIW": 0.1246},
-}
 
 
 def content_hash(path: Union[str, Path]) -> str:
@@ -77,13 +68,13 @@ class ResultFiles:
         settings: What the figures depend on beside the data, key -> JSON value: a resumed evaluation must have the
             same.
         datasets: Those to evaluate.
-        resume: Go on with what the files hold. Where there are none, and otherwise, they are started afresh, and
-            earlier ones set aside.
+        resume: Add to what the files hold. Where there are none, and otherwise, they are started afresh, and earlier
+            ones backed up.
 
     Attributes:
         ann_file: Path of ``val.json``.
         details: Path of ``val_details.csv``.
-        set_aside: Where the files of an earlier evaluation are now.
+        backed_up: Where the files of an earlier evaluation are now.
 
     Raises:
         UsageError: The files cannot be written; or those to resume are damaged or of another evaluation. They are
@@ -98,7 +89,7 @@ class ResultFiles:
         resume: bool = False,
     ):
         self.ann_file, self.details = Path(ann_file), details_path(ann_file)
-        self.set_aside: list[Path] = []
+        self.backed_up: list[Path] = []
         self._settings = settings_path(ann_file)
         self._values: dict[str, float] = {}
         self._records: list[Record] = []
@@ -109,11 +100,9 @@ class ResultFiles:
         text = ",".join(_COLUMNS) + "\n"
         if resume:
             text = self._load(now)
-            for dataset in datasets:
-                self._check_images(dataset)
         try:
             if not resume:
-                self._set_earlier_files_aside()
+                self._back_up_earlier_files()
             write_text(self._settings, json.dumps(now, indent=2) + "\n")
             write_text(self.details, text)
             self._file: TextIO = open(self.details, "a", newline="", encoding="utf-8")  # noqa: SIM115 closed by __exit__
@@ -151,11 +140,11 @@ class ResultFiles:
         with _writing(self.ann_file):
             write_text(self.ann_file, json.dumps(ordered) + "\n")
 
-    def _set_earlier_files_aside(self) -> None:
+    def _back_up_earlier_files(self) -> None:
         for path in (self.ann_file, self.details, self._settings):
             if path.exists():
-                self.set_aside.append(path.with_name(f"{path.stem}.previous{path.suffix}"))
-                os.replace(path, self.set_aside[-1])
+                self.backed_up.append(path.with_name(f"{path.stem}.previous{path.suffix}"))
+                os.replace(path, self.backed_up[-1])
 
     def _load(self, now: dict[str, Any]) -> str:
         """Reads the files and returns the sound text of the details; ``now`` takes over the data of other sets."""
@@ -219,14 +208,6 @@ class ResultFiles:
                     f"found {','.join(row)!r}"
                 ) from None
 
-    def _check_images(self, dataset: EvalDataset) -> None:
-        for record in self.records_of(dataset):
-            if not 1 <= record.number <= len(dataset) or dataset.sample_name(record.number - 1) != record.image:
-                raise UsageError(
-                    f"resume: {self.details}: expected the data of the interrupted evaluation, in which image "
-                    f"{record.number} of {dataset.name} was {record.image}, found others"
-                )
-
 
 def _parse_values(text: str) -> dict[str, float]:
     values = json.loads(text)
@@ -236,40 +217,3 @@ def _parse_values(text: str) -> dict[str, float]:
         if name not in DATASETS or not isinstance(value, (int, float)):
             raise ValueError(f"found {name!r}: {value!r}")
     return values
-
-
-def format_table(results: Iterable[SetResult], protocol: str) -> str:
-    """Formats the results beside the figures that others have reported.
-
-    Args:
-        results: One per data set.
-        protocol: ``"paper"`` or ``"modelzoo"``.
-    """
-    rows = [["set", "images", "metric", "this run", *REPORTED]]
-    for result in results:
-        others = (figures.get(result.dataset) for figures in REPORTED.values())
-        value = "-" if math.isnan(result.value) else f"{result.value:.4g}"
-        rows.append(
-            [result.dataset, str(result.scored), _METRICS[result.metric], value]
-            + ["-" if other is None else f"{other:g}" for other in others]
-        )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if index in (0, 2) else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "-" * max(map(len, lines)))
-    lines.append("The last three columns are as their authors reported them, not reproduced here; less is better.")
-    if protocol == "modelzoo":
-        lines.append(
-            "eval_protocol modelzoo repeats the reading faults of the 2021 suite: compare with its columns alone."
-        )
-    else:
-        lines.append("The 2021 suite scored by its own protocol (eval_protocol modelzoo): its columns do not compare.")
-    lines.append(
-        "It counted images without a valid pixel as 0 and scored ETH3D at the size of the network: not repeated here."
-    )
-    return "\n".join(lines)

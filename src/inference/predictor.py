@@ -5,14 +5,13 @@ the network.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
 from src.common.names import RESIZE_METHODS
-from src.config import Config
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
 
 
@@ -78,10 +77,6 @@ class Predictor(ABC):
             float32 (h, w), inverse depth.
         """
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Predicts the inverse depth of a uint8 (H, W, 3) RGB image at the size of the network's input."""
-        return self.infer(self.prepare(image))
-
 
 class MindSporePredictor(Predictor):
     """Runs a MindSpore network.
@@ -98,25 +93,30 @@ class MindSporePredictor(Predictor):
 
         self._tensor = ms.Tensor
         self.net = net.set_train(False)
+        self._dynamic_shape = dynamic_shape
+        self._compiled: set[tuple[int, ...]] = set()
         if dynamic_shape:
             net.set_inputs(ms.Tensor(shape=[1, 3, None, None], dtype=ms.float32))
 
     @property
     def compilations(self) -> int:
-        """How often MindSpore has compiled the network so far."""
-        return len(self.net.compile_cache)  # one entry per compiled graph, in graph mode
+        """How many graphs MindSpore has compiled so far: one for all sizes, or one for each."""
+        return len(self._compiled)
 
     def infer(self, prepared: np.ndarray) -> np.ndarray:
         """Runs the network, see ``Predictor.infer``."""
+        self._compiled.add(() if self._dynamic_shape else prepared.shape)
         return self.net(self._tensor(prepared))[0].asnumpy()
 
 
-def load_predictor(config: Config, weights_key: str) -> MindSporePredictor:
-    """Builds the configured network, loads its weights and says what was loaded.
+def load_predictor(weights: str, key: str, network: Mapping[str, Any], **settings: Any) -> MindSporePredictor:
+    """Builds a network, loads its weights and says what was loaded.
 
     Args:
-        config: All settings.
-        weights_key: The key that names the weights: ``model_weights`` or ``ckpt_path``.
+        weights: Path of a checkpoint; empty for random weights.
+        key: The setting that names it, for messages.
+        network: Arguments of ``MidasNet``.
+        **settings: Of ``MindSporePredictor``.
 
     Raises:
         UsageError: There is no such file.
@@ -125,14 +125,6 @@ def load_predictor(config: Config, weights_key: str) -> MindSporePredictor:
     from src.midas_net import MidasNet
     from src.weights.checkpoint import initialise
 
-    net = MidasNet(**config.network)
-    print(initialise(net, getattr(config, weights_key), key=weights_key, whole=True))
-    return MindSporePredictor(
-        net,
-        dynamic_shape=config.eval_shapes == "dynamic",
-        width=config.img_width,
-        height=config.img_height,
-        ensure_multiple_of=config.ensure_multiple_of,
-        resize_method=config.resize_method,
-        **config.normalisation,
-    )
+    net = MidasNet(**network)
+    print(initialise(net, weights, key=key, whole=True))
+    return MindSporePredictor(net, **settings)

@@ -13,7 +13,7 @@ the 2021 MindSpore suite, so that figures can be compared with those it publishe
 * Sintel scored only where the occlusion mask is 255, which is where the right view sees nothing,
 * DIW's ``>`` taken as "point 1 is nearer",
 * predictions resized without half-pixel centres (``half_pixel``),
-* predictions that take near for far turned round by the fit (``turn_round``), as that suite's plain least squares did.
+* inverted predictions accepted by the fit (``accept_inverted``), as by that suite's plain least squares.
 
 Ground truth belongs to the pixels as stored: EXIF orientation is ignored, and nothing is resized here.
 """
@@ -191,12 +191,12 @@ class EvalDataset:
 
     @property
     def half_pixel(self) -> bool:
-        """Whether predictions are resized with half-pixel centres (see ``src.evaluation.metric.resize_prediction``)."""
+        """Whether predictions are resized with half-pixel centres (see ``src/utils/transforms.py``)."""
         return self.protocol == "paper"
 
     @property
-    def turn_round(self) -> bool:
-        """Whether the fit may turn a prediction round (see ``src.evaluation.metric.score_dense``)."""
+    def accept_inverted(self) -> bool:
+        """Whether the fit may have a negative scale (see ``score_dense`` in ``src/evaluation/metric.py``)."""
         return self.protocol == "modelzoo"
 
     def _list(self, path: Any) -> list:

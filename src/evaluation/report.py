@@ -1,0 +1,46 @@
+"""What is to be known about an evaluation beside its table."""
+
+from collections.abc import Mapping, Sequence
+
+from src.common.errors import DataError
+from src.evaluation.datasets.base import DatasetMissing
+from src.evaluation.evaluator import SetResult
+
+_NAMED = 5  # images that a line names
+
+
+def damaged(left_out: Mapping[str, DataError]) -> list[str]:
+    """Names the sets that were left out though they are there."""
+    return [name for name, error in left_out.items() if not isinstance(error, DatasetMissing)]
+
+
+def remarks(results: Sequence[SetResult], protocol: str) -> list[str]:
+    """Returns a line for each thing to know about the rows of the table: images not scored, inverted predictions."""
+    lines = []
+    for result in results:
+        if result.empty:
+            names = ", ".join(result.empty[:_NAMED]) + (", ..." if len(result.empty) > _NAMED else "")
+            lines.append(
+                f"{result.dataset}: left out of the mean, no valid pixel: {len(result.empty)} images ({names})"
+            )
+        if result.inverted:
+            fate = "accepted as they are" if protocol == "modelzoo" else "scored like constant ones"
+            lines.append(f"{result.dataset}: {result.inverted} predictions are inverted (best scale < 0), {fate}")
+    return lines
+
+
+def faults(results: Sequence[SetResult], left_out: Mapping[str, DataError]) -> list[str]:
+    """Lists what makes the evaluation incomplete; sets of ``all`` that are simply not there do not.
+
+    Args:
+        results: Of the sets that were evaluated.
+        left_out: Name of a set that was not -> reason.
+    """
+    found = [
+        f"{result.dataset}: {result.faulty} samples could not be evaluated, see above"
+        for result in results
+        if result.faulty
+    ]
+    found += [f"{result.dataset}: no image could be scored" for result in results if not result.scored]
+    found += [f"{name}: damaged and left out, see above" for name in damaged(left_out)]
+    return found
