@@ -3,16 +3,19 @@
 Default values and descriptions live in ``config.yaml`` alone, types and limits here alone.
 """
 
+import argparse
 import difflib
+import functools
 import math
+import operator
 import os
 import re
 import sys
-import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NoReturn, Optional, Union, get_args, get_origin
 
 import yaml
 
@@ -23,14 +26,57 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULTS_FILE = REPOSITORY / "config.yaml"
 
 _COMMAND_LINE = "command line"
-_TRUE_WORDS, _FALSE_WORDS = ("true", "yes", "on"), ("false", "no", "off")  # the booleans of YAML 1.1
-_NULL_TAG = "tag:yaml.org,2002:null"
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # those of YAML 1.1
+# Settings that a script reads through a property of ``Config``.
+NETWORK_KEYS = ("layers", "groups", "width_per_group", "in_channels", "features", "network_ops")
+NORMALISATION_KEYS = ("nm_img_mean", "nm_img_std")
+PREDICTION_KEYS = (
+    "eval_shapes", "img_width", "img_height", "ensure_multiple_of", "resize_method", *NORMALISATION_KEYS
+)  # fmt: skip
+
 _DATA_SETS_BY_WORD = {**{name.lower(): (name,) for name in names.DATA_SETS}, "all": names.DATA_SETS}
+
+# Each setting with the words that other projects use for it. A word may stand for several settings.
+_SYNONYMS = {
+    "--config_path": "config cfg config_file config_path",
+    "device_target": "device gpu",
+    "device_id": "device gpu",
+    "run_distribute": "gpus",
+    "enable_compile_cache": "cache",
+    "num_parallel_workers": "workers num_workers",
+    "img_width": "width size image_size img_size resolution",
+    "img_height": "height size image_size img_size resolution",
+    "nm_img_mean": "mean",
+    "nm_img_std": "std",
+    "backbone_params_lr": "lr learning_rate base_lr encoder_lr",
+    "no_backbone_params_lr": "lr learning_rate base_lr decoder_lr",
+    "epoch_size": "epochs num_epochs max_epochs",
+    "batch_size": "bs batchsize",
+    "grad_clip_norm": "clip grad_clip",
+    "train_data_dir": "data dataset data_dir data_path",
+    "log_interval": "log_every",
+    "eval_protocol": "protocol",
+    "data_name": "datasets",
+    "input_path": "input image images",
+    "output_path": "output out save_dir",
+    "train_output_path": "output out save_dir",
+    "model_weights": "weights checkpoint ckpt pretrained model",
+    "ckpt_path": "weights checkpoint ckpt pretrained model",
+    "colormap": "cmap",
+    "file_format": "format",
+}
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """What a value must be. ``expected`` completes the sentence "expected ..."."""
+    """What a value must be.
+
+    Attributes:
+        expected: Completes the sentence "expected ...".
+        accepts: Whether a value of the right type is in range.
+        is_path: A path, or several.
+        is_data_path: The path is looked up under ``train_data_dir``.
+    """
 
     expected: str
     accepts: Callable[[Any], bool] = lambda value: True
@@ -42,13 +88,17 @@ def _at_least(least: int) -> _Rule:
     return _Rule(f"an integer >= {least}", lambda value: value >= least)
 
 
+def _multiple_of(unit: int) -> _Rule:
+    return _Rule(f"a positive multiple of {unit}", lambda value: value > 0 and value % unit == 0)
+
+
 def _one_of(*choices: str) -> _Rule:
     return _Rule("one of " + ", ".join(choices), lambda value: value in choices)
 
 
-def _each(count: int, kind: str, accepts: Callable[[Any], bool] = lambda item: True, **kwargs: bool) -> _Rule:
+def _each(count: int, kind: str, accepts: Callable[[Any], bool] = lambda item: True, **flags: bool) -> _Rule:
     """A list of ``count`` items, each of which passes ``accepts``."""
-    return _Rule(f"a list of {count} {kind}", lambda items: len(items) == count and all(map(accepts, items)), **kwargs)
+    return _Rule(f"a list of {count} {kind}", lambda items: len(items) == count and all(map(accepts, items)), **flags)
 
 
 def _words(data_name: str) -> list[str]:
@@ -56,33 +106,35 @@ def _words(data_name: str) -> list[str]:
 
 
 _Flag = Annotated[bool, _Rule("True or False")]
+_ONLY_FALSE = _Rule("False (on ModelArts copy the data to a local path and set train_data_dir)", operator.not_)
 _Count = Annotated[int, _at_least(0)]
 _PositiveInt = Annotated[int, _at_least(1)]
-_Side = Annotated[int, _Rule("a positive multiple of 32", lambda value: value > 0 and value % 32 == 0)]
+_Side = Annotated[int, _multiple_of(32)]
 _Positive = Annotated[float, _Rule("a number > 0", lambda value: value > 0)]
 _NotNegative = Annotated[float, _Rule("a number >= 0", lambda value: value >= 0)]
 _Path = Annotated[str, _Rule("a path", bool, is_path=True)]
 _Weights = Annotated[str, _Rule("a path or ''", is_path=True)]
-_DataPath = Annotated[str, _Rule("a path", bool, is_data_path=True)]
+_DataPath = Annotated[str, _Rule("a path", bool, is_path=True, is_data_path=True)]
+_FlagOrText = Union[bool, str]
+_CHECKPOINT = _Rule("True, False or the path of a checkpoint", lambda value: value != "", is_path=True)
+_DATA_NAMES = _Rule(
+    "all or a comma-separated list of " + ", ".join(names.DATA_SETS),
+    lambda value: all(word in _DATA_SETS_BY_WORD for word in _words(value)),
+)
 
 
 @dataclass(frozen=True)
 class Config:
     """All settings, as :func:`load_config` makes them; ``config.yaml`` says what each one means.
 
-    Paths are absolute; ``model_weights`` and ``ckpt_path`` may be empty.
+    Paths are absolute; ``model_weights`` and ``ckpt_path`` may be empty. Image sides are in pixels, ``nm_img_mean`` and
+    ``nm_img_std`` are red, green and blue on the scale 0..1.
     """
 
     device_target: Annotated[str, _one_of("auto", *names.DEVICE_TARGETS)]
     device_id: _Count
     run_distribute: _Flag
-    is_modelarts: Annotated[
-        bool,
-        _Rule(
-            "False (on ModelArts copy the data to a local path and set train_data_dir)",
-            lambda value: not value,
-        ),
-    ]
+    is_modelarts: Annotated[bool, _ONLY_FALSE]
     seed: Annotated[int, _Rule("an integer from 0 to 4294967295", lambda value: 0 <= value < 2**32)]
     enable_compile_cache: _Flag
     num_parallel_workers: _PositiveInt
@@ -91,7 +143,7 @@ class Config:
     width_per_group: _PositiveInt
     groups: _PositiveInt
     in_channels: _PositiveInt
-    features: Annotated[int, _Rule("a positive multiple of 8", lambda value: value > 0 and value % 8 == 0)]
+    features: Annotated[int, _multiple_of(8)]
     layers: Annotated[tuple[int, ...], _each(4, "integers >= 1", lambda item: item >= 1)]
 
     img_width: _Side
@@ -117,10 +169,7 @@ class Config:
     mixdata: _DataPath
     skip_bad_samples: _Flag
     train_output_path: _Path
-    resume: Annotated[
-        Union[bool, str],
-        _Rule("True, False or the path of a checkpoint", lambda value: value != "", is_path=True),
-    ]
+    resume: Annotated[_FlagOrText, _CHECKPOINT]
     save_checkpoint_epochs: _PositiveInt
     save_checkpoint_steps: _Count
     keep_checkpoint_max: _PositiveInt
@@ -133,16 +182,11 @@ class Config:
     datapath_ETH3D: _DataPath
     datapath_Kitti: _DataPath
     datapath_DIW: _DataPath
-    datapath_NYU: Annotated[tuple[str, ...], _each(2, "paths", bool, is_data_path=True)]
+    datapath_NYU: Annotated[tuple[str, ...], _each(2, "paths", bool, is_path=True, is_data_path=True)]
     ann_file: _Path
     ckpt_path: _Weights
-    data_name: Annotated[
-        str,
-        _Rule(
-            "all or a comma-separated list of " + ", ".join(names.DATA_SETS),
-            lambda value: all(word in _DATA_SETS_BY_WORD for word in _words(value)),
-        ),
-    ]
+    data_name: Annotated[str, _DATA_NAMES]
+    show_published: _Flag
 
     input_path: _Path
     output_path: _Path
@@ -153,19 +197,24 @@ class Config:
     @property
     def network(self) -> dict[str, Any]:
         """The arguments of ``MidasNet``."""
-        return {
-            "layers": self.layers,
-            "groups": self.groups,
-            "width_per_group": self.width_per_group,
-            "in_channels": self.in_channels,
-            "features": self.features,
-            "network_ops": self.network_ops,
-        }
+        return {key: getattr(self, key) for key in NETWORK_KEYS}
 
     @property
     def normalisation(self) -> dict[str, tuple[float, ...]]:
-        """The arguments ``mean`` and ``std`` of predictors and ``NormalizeImage``: RGB in 0..1."""
+        """The arguments ``mean`` and ``std`` of predictors and ``NormalizeImage``: RGB, on the scale 0..1."""
         return {"mean": self.nm_img_mean, "std": self.nm_img_std}
+
+    @property
+    def prediction(self) -> dict[str, Any]:
+        """The arguments of a predictor beside its network."""
+        return {
+            "dynamic_shape": self.eval_shapes == "dynamic",
+            "width": self.img_width,
+            "height": self.img_height,
+            "ensure_multiple_of": self.ensure_multiple_of,
+            "resize_method": self.resize_method,
+            **self.normalisation,
+        }
 
     @property
     def data_names(self) -> tuple[str, ...]:
@@ -180,61 +229,66 @@ class Config:
 
 
 # key -> (type, rule)
-_SCHEMA: dict[str, tuple[Any, _Rule]] = {
-    key: get_args(hint) for key, hint in get_type_hints(Config, include_extras=True).items()
-}
-_TEXT_KINDS = (str, Union[bool, str])
+_SCHEMA: dict[str, tuple[Any, _Rule]] = {field.name: get_args(field.type) for field in fields(Config)}
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """A value as somebody wrote it."""
+    """A value as it was written."""
 
     node: yaml.Node
     text: str  # as written, on one line
     source: str  # "command line" or "FILE:LINE"
 
 
-def load_config(description: str, argv: Optional[Sequence[str]] = None) -> Config:
-    """Reads ``config.yaml``, the file of ``--config_path`` and the command line; the later ones win.
-
-    ``--help`` prints all keys and ends the process with status 0.
+def load_config(description: str, argv: Optional[Sequence[str]] = None, keys: Optional[Iterable[str]] = None) -> Config:
+    """Reads ``config.yaml``, the file of ``--config_path`` and the command line; each overrides those before it.
 
     Args:
         description: What the script does, for ``--help``.
         argv: Command line without the program name; ``sys.argv[1:]`` when None.
+        keys: The settings that the script reads, for ``--help``; all when None. The command line may set the
+            others as well, because one file serves all scripts.
+
+    Returns:
+        All settings, whatever ``keys`` has.
 
     Raises:
+        SystemExit: ``--help`` was given and has been printed; the status is 0.
         UsageError: A key is unknown, repeated in a file or missing from ``config.yaml``, a value is of the
             wrong type or out of range, or a file cannot be read as a YAML mapping.
+        ValueError: ``keys`` has a name that is no setting.
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    settings = _read_file(DEFAULTS_FILE)
-    if "--help" in arguments or "-h" in arguments:
-        print(_help_text(description))
-        sys.exit(0)
-    options = _read_command_line(arguments)
-    config_path = options.pop("config_path", None)
-    if config_path is not None:
-        settings.update(_read_file(Path(os.path.expanduser(config_path))))
-    for key, text in options.items():
-        settings[key] = _Setting(_option_node(key, text), " ".join(text.split()), _COMMAND_LINE)
+    text = _read_text(DEFAULTS_FILE)
+    settings = _parse_yaml(text, DEFAULTS_FILE)
+    options = _parse_command_line(_create_parser(description, keys, text, settings), argv)
+    if "config_path" in options:
+        path = Path(os.path.expanduser(options.pop("config_path")))
+        settings.update(_parse_yaml(_read_text(path), path))
+    for key, value in options.items():
+        settings[key] = _Setting(_option_node(key, value), _one_line(value), _COMMAND_LINE)
     missing = [key for key in _SCHEMA if key not in settings]
     if missing:
         raise UsageError(f"{DEFAULTS_FILE}: expected every key, found no {', '.join(missing)}")
 
     values = {key: _checked_value(key, settings[key]) for key in _SCHEMA}
     _check_together(values, settings)
-    _resolve_paths(values, settings)
+    for key, (_, rule) in _SCHEMA.items():  # train_data_dir comes before the paths under it
+        if rule.is_path:
+            base = os.getcwd() if settings[key].source == _COMMAND_LINE else str(REPOSITORY)
+            if rule.is_data_path:
+                base = values["train_data_dir"]
+            absolute = functools.partial(_absolute_path, base=base, is_data_path=rule.is_data_path)
+            values[key] = _map_paths(absolute, values[key])
     return Config(**values)
 
 
 def dump_config(config: Config) -> str:
-    """Formats all settings as YAML that loads again, from any folder, to an equal object."""
+    """Formats all settings as YAML, one a line; it loads again, from any folder, to an equal object."""
     values = asdict(config)
     for key, (_, rule) in _SCHEMA.items():
-        if rule.is_data_path:
-            values[key] = _map_paths(lambda path: _relative_path(path, config.train_data_dir), values[key])
+        if rule.is_data_path:  # relative, because an absolute path is used as it is only while it exists
+            values[key] = _map_paths(lambda path: os.path.relpath(path, config.train_data_dir), values[key])
     body = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True, width=math.inf)
     return "# Settings of one run. Load them again with --config_path.\n" + body
 
@@ -254,234 +308,211 @@ def _require(config: Config, key: str, kind: str, exists: Callable[[str], bool])
     for path in value if isinstance(value, tuple) else (value,):
         if exists(path):
             continue
-        if not path:
-            found = "an empty path"
-        elif os.path.exists(path):
-            found = f"something else at {path}"
-        else:
-            found = f"nothing at {path}"
+        found = f"{'something else' if os.path.exists(path) else 'nothing'} at {path}" if path else "an empty path"
         if _SCHEMA[key][1].is_data_path:
-            found += " (taken to be under train_data_dir unless it is an absolute path that exists)"
+            found += " (looked up under train_data_dir unless it is an absolute path that exists)"
         raise UsageError(f"{key}: expected a {kind}, found {found}")
 
 
-# ---- reading
+# ---- files
 
 
-def _compose_file(path: Path) -> tuple[str, list[tuple[yaml.Node, yaml.Node]]]:
-    """Parses a YAML mapping into (text of the file, [(key node, value node)]); constructs no object."""
+def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path}: expected a YAML file with settings, found: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x}") from error
+
+
+def _parse_yaml(text: str, path: Path) -> dict[str, _Setting]:
+    """Reads a YAML mapping into its nodes; constructs no object."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1
         problem = ", ".join(filter(None, (error.context, error.problem)))
-        raise UsageError(f"{path}:{line}: expected valid YAML: {problem}") from error
+        raise UsageError(f"{path}:{error.problem_mark.line + 1}: expected valid YAML: {problem}") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{path}: expected valid YAML: {' '.join(str(error).split())}") from error
-    if root is None:
-        raise UsageError(f"{path}: expected 'key: value' lines, found an empty file")
+        raise UsageError(f"{path}: expected valid YAML: {_one_line(str(error))}") from error
     if not isinstance(root, yaml.MappingNode):
-        raise UsageError(f"{path}: expected 'key: value' lines, found a {root.id}")
-    return text, root.value
-
-
-def _read_file(path: Path) -> dict[str, _Setting]:
-    text, pairs = _compose_file(path)
+        found = f"a {root.id}" if root else "an empty file"
+        raise UsageError(f"{path}: expected 'key: value' lines, found {found}")
     settings: dict[str, _Setting] = {}
-    for key_node, node in pairs:
+    for key_node, node in root.value:
         source = f"{path}:{key_node.start_mark.line + 1}"
-        key = _source_text(key_node, text)
-        if isinstance(key_node, yaml.ScalarNode):
-            key = key_node.value
+        key_text, value_text = (_one_line(text[n.start_mark.index : n.end_mark.index]) for n in (key_node, node))
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else key_text
         _check_key(key, source)
         if key in settings:
             raise UsageError(f"{source}: {key}: expected once, found again after {settings[key].source}")
-        settings[key] = _Setting(node, _source_text(node, text), source)
+        settings[key] = _Setting(node, value_text, source)
     return settings
 
 
-def _source_text(node: yaml.Node, text: str) -> str:
-    """The node as written, on one line."""
-    return " ".join(text[node.start_mark.index : node.end_mark.index].split())
-
-
-def _read_command_line(arguments: Sequence[str]) -> dict[str, str]:
-    """Splits ``--key value`` and ``--key=value``.
-
-    Not argparse: it takes prefixes of names, negative numbers for flags, and ends the process by itself.
-    """
-    options: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        flag = rest.pop(0)
-        if not flag.startswith("--"):
-            raise UsageError(
-                f"{_COMMAND_LINE}: expected --key value (a list in quotes: --layers \"[3, 4, 23, 3]\"), found '{flag}'"
-            )
-        key, equals, value = flag[2:].partition("=")
-        if key != "config_path":
-            _check_key(key, _COMMAND_LINE)
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UsageError(f"{_COMMAND_LINE}: {key}: expected a value after --{key}, found none")
-            value = rest.pop(0)
-        options[key] = value
-    return options
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _check_key(key: str, source: str) -> None:
-    if key not in _SCHEMA:
-        nearest = difflib.get_close_matches(key, _SCHEMA, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}?" if nearest else "--help lists all keys"
-        raise UsageError(f"{source}: unknown key '{key}'; {hint}")
+    if key in _SCHEMA:
+        return
+    word = key.lower().replace("-", "_")
+    meant = [target for target, words in _SYNONYMS.items() if word in words.split()]
+    meant = meant or difflib.get_close_matches(word, [*_SCHEMA, "--config_path"], n=1, cutoff=0.5)
+    hint = f"did you mean {' or '.join(meant)}?" if meant else f"{DEFAULTS_FILE.name} lists all keys"
+    raise UsageError(f"{source}: unknown key '{key}'; {hint}")
+
+
+# ---- command line
+
+
+_NO_BREAK = "\N{NO-BREAK SPACE}"  # where help text must not be wrapped: in a list
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print its usage and end the process."""
+
+    def format_help(self) -> str:
+        """Formats the help with spaces that can be copied."""
+        return super().format_help().replace(_NO_BREAK, " ")
+
+    def error(self, message: str) -> NoReturn:
+        in_our_words = r"\1: expected a value after --\1, found none"
+        message = re.sub(r"argument --(\w+): expected one argument", in_our_words, message)
+        raise UsageError(f"{_COMMAND_LINE}: {message}")
+
+
+def _create_parser(
+    description: str, keys: Optional[Iterable[str]], text: str, defaults: dict[str, _Setting]
+) -> _Parser:
+    """Makes a parser of all settings; the headings and comments in the ``text`` of config.yaml are its help."""
+    shown = set(_SCHEMA if keys is None else keys)
+    if not shown <= _SCHEMA.keys():
+        raise ValueError(f"keys: expected names of settings, found {', '.join(sorted(shown - _SCHEMA.keys()))}")
+    others = "The other settings of config.yaml are accepted, too; this script does not read them."
+    parser = _Parser(
+        usage="python %(prog)s [--config_path FILE] [--key value ...]",
+        description=description.replace("``", ""),
+        epilog=None if keys is None else others,
+        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=6, width=100),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    introduction, *sections = re.split(r"^# -+ (.+) -+\n", text, flags=re.MULTILINE)
+    group = parser.add_argument_group("Command line", _uncommented(introduction))
+    group.add_argument("--config_path", metavar="FILE", help="YAML file with settings.")
+    group.add_argument("-h", "--help", action="help", help="Print this text and exit.")
+    hidden = set(_SCHEMA)
+    for heading, body in zip(sections[::2], sections[1::2]):
+        entries = re.findall(r"((?:^#.*\n)*)^(\w+):", body, flags=re.MULTILINE)
+        entries = [(key, _uncommented(comment)) for comment, key in entries if key in shown & hidden]
+        if entries:
+            note = re.match(r"(?:(?:#.*\n)*(?=\n))?", body)[0]
+            group = parser.add_argument_group(heading, _uncommented(note) or None)
+        for key, comment in entries:
+            default = defaults[key].text.replace(" ", _NO_BREAK)
+            about = f"{comment} Allowed: {_SCHEMA[key][1].expected}. Default: {default}."
+            group.add_argument(f"--{key}", metavar="VALUE", help=about.replace("%", "%%"))
+            hidden.remove(key)
+    for key in hidden:
+        parser.add_argument(f"--{key}", help=argparse.SUPPRESS)
+    return parser
+
+
+def _uncommented(lines: str) -> str:
+    return re.sub(r"^# ?", "", lines, flags=re.MULTILINE)
+
+
+def _parse_command_line(parser: _Parser, argv: Optional[Sequence[str]]) -> dict[str, str]:
+    """Returns the settings as they were typed; prints the help and ends the process if asked to."""
+    words = sys.argv[1:] if argv is None else argv
+    # --help works whatever is wrong with the other words.
+    help_first = sorted(words, key=lambda word: word not in ("-h", "--help"))
+    options, rest = parser.parse_known_args(help_first)
+    for word in map(_one_line, rest):
+        if word.startswith("--"):
+            _check_key(word[2:].partition("=")[0], _COMMAND_LINE)
+        expected = '--key value (a list in quotes: --layers "[3, 4, 23, 3]")'
+        raise UsageError(f"{_COMMAND_LINE}: expected {expected}, found '{word}'")
+    return vars(options)
 
 
 def _option_node(key: str, text: str) -> yaml.Node:
-    """A value of the command line: the text itself where text will do, else YAML."""
-    plain = yaml.ScalarNode("", text)
-    if _SCHEMA[key][0] in _TEXT_KINDS:
-        return plain
-    try:
-        return yaml.compose(text, Loader=yaml.SafeLoader) or plain
-    except yaml.YAMLError:
-        return plain
+    """A list is YAML; anything else is the text itself, so that a path may hold any character."""
+    node = yaml.ScalarNode("", text)
+    if get_origin(_SCHEMA[key][0]) is tuple:
+        with suppress(yaml.YAMLError):
+            node = yaml.compose(text, Loader=yaml.SafeLoader) or node
+    return node
 
 
-# ---- checking
+# ---- values
 
 
 def _checked_value(key: str, setting: _Setting) -> Any:
     kind, rule = _SCHEMA[key]
-    try:
+    with suppress(ValueError):
         value = _convert(kind, setting.node)
         if rule.accepts(value):
             return value
-    except ValueError:
-        pass
     raise UsageError(f"{setting.source}: {key}: expected {rule.expected}, found {setting.text or 'nothing'}")
 
 
 def _convert(kind: Any, node: yaml.Node) -> Any:
     """Reads a YAML node as ``kind``; ValueError if it is anything else.
 
-    The words decide, not YAML 1.1, which takes 1e-5 for text, 010 for 8 and 1:30 for 90.
+    Ignores the types of YAML 1.1, in which 1e-5 is text, 010 is 8 and 1:30 is 90.
     """
     if get_origin(kind) is tuple:
-        if not isinstance(node, yaml.SequenceNode):
-            raise ValueError("not a list")
-        return tuple(_convert(get_args(kind)[0], item) for item in node.value)
-    if not isinstance(node, yaml.ScalarNode) or node.tag == _NULL_TAG:
-        raise ValueError("not a single value")
-    is_quoted = node.style is not None
-    word = node.value.lower()
-    if kind in (bool, Union[bool, str]) and not is_quoted and word in _TRUE_WORDS + _FALSE_WORDS:
-        return word in _TRUE_WORDS
-    if kind in _TEXT_KINDS:
-        return node.value
-    if kind is bool or is_quoted:
-        raise ValueError("text")
-    number = kind(node.value)
-    if kind is float and not math.isfinite(number):
-        raise ValueError("not finite")
-    return number
+        if isinstance(node, yaml.SequenceNode):
+            return tuple(_convert(get_args(kind)[0], item) for item in node.value)
+    elif isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:null":
+        is_quoted = node.style is not None
+        if kind in (bool, _FlagOrText) and not is_quoted and node.value.lower() in _BOOLEANS:
+            return _BOOLEANS[node.value.lower()]
+        if kind in (str, _FlagOrText):
+            return node.value
+        if kind in (int, float) and not is_quoted:
+            number = kind(node.value)
+            if kind is int or math.isfinite(number):
+                return number
+    raise ValueError("another type")
 
 
 def _check_together(values: dict[str, Any], settings: dict[str, _Setting]) -> None:
     """Checks that involve several keys."""
 
-    def fault(what: str, expected: str, *keys: str) -> UsageError:
-        found = ", ".join(f"{key} {settings[key].text} ({settings[key].source})" for key in keys)
-        return UsageError(f"{what}: expected {expected}, found {found}")
+    def check(holds: bool, what: str, expected: str, *keys: str) -> None:
+        if not holds:
+            found = ", ".join(f"{key} {settings[key].text} ({settings[key].source})" for key in keys)
+            raise UsageError(f"{what}: expected {expected}, found {found}")
 
-    if values["in_channels"] * values["width_per_group"] < 64:
-        expected = "at least 64, or the bottlenecks of the first stage have no channels"
-        raise fault("in_channels * width_per_group", expected, "in_channels", "width_per_group")
-    for key in ("img_width", "img_height"):
-        if values[key] % values["ensure_multiple_of"]:
-            raise fault(key, "a multiple of ensure_multiple_of", key, "ensure_multiple_of")
+    keys = ("in_channels", "width_per_group")
+    enough = "at least 64, or the bottlenecks of the first stage have no channels"
+    check(values["in_channels"] * values["width_per_group"] >= 64, " * ".join(keys), enough, *keys)
+    multiple = "ensure_multiple_of"
+    for side in ("img_width", "img_height"):
+        check(values[side] % values[multiple] == 0, side, f"a multiple of {multiple}", side, multiple)
     for part in ("backbone", "no_backbone"):
         start, end = f"{part}_params_lr", f"{part}_params_end_lr"
-        if values["lr_decay"] and values[end] > values[start]:
-            raise fault(end, f"at most {start} when lr_decay is on", end, start)
+        holds = not values["lr_decay"] or values[end] <= values[start]
+        check(holds, end, f"at most {start} when lr_decay is on", end, start)
 
 
 # ---- paths
 
 
-def _resolve_paths(values: dict[str, Any], settings: dict[str, _Setting]) -> None:
-    """Makes all paths absolute, in place."""
-    for key, (_, rule) in _SCHEMA.items():
-        if rule.is_path:
-            base = os.getcwd() if settings[key].source == _COMMAND_LINE else str(REPOSITORY)
-            values[key] = _map_paths(lambda path, base=base: _absolute_path(path, base), values[key])
-    for key, (_, rule) in _SCHEMA.items():
-        if rule.is_data_path:
-            values[key] = _map_paths(lambda path: _data_path(path, values["train_data_dir"]), values[key])
-
-
 def _map_paths(change: Callable[[str], str], value: Any) -> Any:
-    """Applies ``change`` to a path or to each of several; leaves booleans and the empty string alone."""
+    """Applies ``change`` to a path or to each of several; booleans and the empty string stay."""
     if isinstance(value, tuple):
         return tuple(change(path) for path in value)
     return change(value) if isinstance(value, str) and value else value
 
 
-def _absolute_path(path: str, base: str) -> str:
-    return os.path.abspath(os.path.join(base, os.path.expanduser(path)))
-
-
-def _data_path(path: str, train_data_dir: str) -> str:
+def _absolute_path(path: str, base: str, is_data_path: bool) -> str:
     path = os.path.expanduser(path)
-    if not (os.path.isabs(path) and os.path.exists(path)):
-        path = path.lstrip("/")
-    return _absolute_path(path, train_data_dir)
-
-
-def _relative_path(path: str, folder: str) -> str:
-    """``path`` as seen from ``folder``: means the same whether it exists or not, unlike an absolute path."""
-    if os.path.splitdrive(path)[0] != os.path.splitdrive(folder)[0]:
-        return path  # Windows: there is no way from one drive to another
-    return os.path.relpath(path, folder)
-
-
-# ---- help
-
-
-def _help_text(description: str) -> str:
-    """Formats the groups, comments and values of ``config.yaml`` with what is allowed for each key."""
-    text, pairs = _compose_file(DEFAULTS_FILE)
-    lines = text.splitlines()
-    key_lines = {key_node.start_mark.line: (key_node.value, node) for key_node, node in pairs}
-    blocks = [
-        f"usage: python {Path(sys.argv[0]).name} [--config_path FILE] [--key value ...]",
-        f"\n{_filled(description)}\n",
-    ]
-    comment: list[str] = []
-    for number, line in enumerate(lines):
-        heading = re.fullmatch(r"# -{3,} (.+?) -{3,}", line)
-        if heading:
-            blocks.append(f"\n{heading[1]}:")
-        elif line.startswith("#"):
-            comment.append(line.lstrip("# "))
-        elif number in key_lines:
-            key, node = key_lines[number]
-            if node.end_mark.line == number:
-                comment.append(line[node.end_mark.column :].lstrip("# "))
-            flag = f"--{key}  ({_SCHEMA[key][1].expected}; default {_source_text(node, text)})"
-            blocks.append(_filled(flag, "  ", "      "))
-            blocks.append(_filled(" ".join(comment), "      ", "      "))
-            comment = []
-        elif comment:  # a paragraph that belongs to no key
-            blocks.append(_filled(" ".join(comment)))
-            comment = []
-    return "\n".join(blocks)
-
-
-def _filled(text: str, first: str = "", others: str = "") -> str:
-    return textwrap.fill(text, 100, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
+    if is_data_path and not os.path.exists(path):
+        path = path.lstrip("/")  # the 2021 suite wrote paths under its data root this way
+    return os.path.abspath(os.path.join(base, path))

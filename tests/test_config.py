@@ -1,5 +1,9 @@
+"""Settings: defaults, files, command line, every fault with its one line, paths, dump and help."""
+
 import dataclasses
+import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +14,17 @@ import yaml
 
 from src import config as config_module
 from src.common.errors import UsageError
-from src.common.names import COLORMAPS
-from src.config import Config, dump_config, load_config, require_file, require_folder
+from src.common.names import COLORMAPS, DATA_SETS
+from src.config import (
+    NETWORK_KEYS,
+    NORMALISATION_KEYS,
+    PREDICTION_KEYS,
+    Config,
+    dump_config,
+    load_config,
+    require_file,
+    require_folder,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,11 +69,32 @@ DOCUMENTED_PLACES = {
     "datapath_DIW": str(ROOT / "data/DIW"),
     "datapath_NYU": (str(ROOT / "data/NYU/nyu.mat"), str(ROOT / "data/NYU/splits.mat")),
     "ann_file": str(ROOT / "val.json"),
-    "ckpt_path": str(ROOT / "ckpt/Midas_0-600_56_1.ckpt"),
+    "ckpt_path": str(ROOT / "ckpt/midas_v21_384.ckpt"),
     "input_path": str(ROOT / "input"),
     "output_path": str(ROOT / "output"),
-    "model_weights": str(ROOT / "ckpt/Midas_0-600_56_1.ckpt"),
+    "model_weights": str(ROOT / "ckpt/midas_v21_384.ckpt"),
 }
+
+
+# Not part of the repository: the environment, data, weights, results.
+OTHER_FOLDERS = {".git", ".venv", "venv", "data", "ckpt", "output"}
+
+
+def yaml_files():
+    """Every YAML file of the repository."""
+    for entry in ROOT.iterdir():
+        if entry.name not in OTHER_FOLDERS:
+            found = entry.rglob("*") if entry.is_dir() else [entry]
+            yield from (path for path in found if path.suffix in (".yaml", ".yml"))
+
+
+def is_hidden(path):
+    """Whether a file is for tools (.github, .pre-commit-config.yaml); the others are settings."""
+    return any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+
+
+SETTINGS_FILES = sorted(path for path in yaml_files() if not is_hidden(path))
+TOOL_FILES = sorted(path for path in yaml_files() if is_hidden(path))
 
 
 def load(*argv):
@@ -98,9 +132,23 @@ def test_every_key_of_the_file_has_a_type_and_every_type_a_key():
     assert sorted(keys) == sorted(field.name for field in dataclasses.fields(Config))
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.yaml")), ids=lambda path: path.name)
+def test_yaml_files_are_found():
+    assert {ROOT / "config.yaml", ROOT / "scripts/demo.yaml"} <= set(SETTINGS_FILES)
+
+
+@pytest.mark.parametrize("path", SETTINGS_FILES, ids=lambda path: path.name)
 def test_shipped_files_load(path):
     assert isinstance(load("--config_path", str(path)), Config)
+
+
+def test_files_for_tools_are_yaml():
+    for path in TOOL_FILES:
+        assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
+
+
+def test_published_figures_are_shown_but_for_the_samples():
+    assert load().show_published is True
+    assert load("--config_path", str(ROOT / "scripts/demo.yaml")).show_published is False
 
 
 def test_config_is_frozen():
@@ -117,9 +165,8 @@ def test_import_does_no_work_and_needs_no_mindspore():
     # An unknown flag, a folder without config.yaml and a forbidden import: none of them may matter.
     code = "import sys; sys.modules['mindspore'] = None; import src.config; print('imported')"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, "-q"], cwd="/", env=environment, capture_output=True, text=True, check=True
-    )
+    run = [sys.executable, "-c", code, "-q"]
+    done = subprocess.run(run, cwd="/", env=environment, capture_output=True, text=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == ("imported\n", "")
 
 
@@ -280,10 +327,14 @@ def test_colormaps_are_those_of_opencv():
     ],
 )
 def test_bad_values_on_the_command_line(key, value, expected):
-    message = fault(load, f"--{key}", value)
-    assert message.startswith(f"command line: {key}: expected ")
-    assert expected in message
-    assert message.endswith(f"found {value or 'nothing'}")
+    spellings = [[f"--{key}={value}"], [f"--{key}", value]]
+    if value.startswith("-") and "e" in value:
+        spellings.pop()  # argparse takes -1e-4 for a flag, see test_bad_command_lines
+    for argv in spellings:
+        message = fault(load, *argv)
+        assert message.startswith(f"command line: {key}: expected ")
+        assert expected in message
+        assert message.endswith(f"found {value or 'nothing'}")
 
 
 @pytest.mark.parametrize(
@@ -333,11 +384,15 @@ def test_values_at_the_limit_of_the_combined_checks_pass():
         (["--epoch_szie", "3"], "command line: unknown key 'epoch_szie'; did you mean epoch_size?"),
         (["--batch-size=3"], "command line: unknown key 'batch-size'; did you mean batch_size?"),
         (["--batch", "3"], "command line: unknown key 'batch'; did you mean batch_size?"),
-        (["--zzz", "3"], "command line: unknown key 'zzz'; --help lists all keys"),
-        (["--", "3"], "command line: unknown key ''; --help lists all keys"),
+        (["--zzz", "3"], "command line: unknown key 'zzz'; config.yaml lists all keys"),
+        (["--", "3"], "command line: unknown key ''; config.yaml lists all keys"),
+        (["--seed", "1", "--zz\nzz"], "command line: unknown key 'zz zz'; config.yaml lists all keys"),
+        (["--confg_path", "a.yaml"], "command line: unknown key 'confg_path'; did you mean --config_path?"),
+        (["--help=seed"], "command line: argument -h/--help: ignored explicit argument 'seed'"),
         (["--lr_decay"], "command line: lr_decay: expected a value after --lr_decay, found none"),
         (["--lr_decay", "--seed", "1"], "command line: lr_decay: expected a value after --lr_decay, found none"),
         (["--config_path"], "command line: config_path: expected a value after --config_path, found none"),
+        (["--power", "-1e-4"], "command line: power: expected a value after --power, found none"),
         (
             ["--layers", "1", "1", "1", "1"],
             "command line: expected --key value (a list in quotes: --layers \"[3, 4, 23, 3]\"), found '1'",
@@ -350,6 +405,49 @@ def test_values_at_the_limit_of_the_combined_checks_pass():
 )
 def test_bad_command_lines(argv, message):
     assert fault(load, *argv) == message
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("lr learning_rate base_lr learning-rate LR", "backbone_params_lr or no_backbone_params_lr"),
+        ("encoder_lr", "backbone_params_lr"),
+        ("decoder_lr", "no_backbone_params_lr"),
+        ("epochs num_epochs max_epochs", "epoch_size"),
+        ("bs batchsize", "batch_size"),
+        ("width", "img_width"),
+        ("height", "img_height"),
+        ("size image_size img_size resolution", "img_width or img_height"),
+        ("device gpu", "device_target or device_id"),
+        ("gpus", "run_distribute"),
+        ("data dataset data_dir data_path", "train_data_dir"),
+        ("datasets", "data_name"),
+        ("output out save_dir", "output_path or train_output_path"),
+        ("input image images", "input_path"),
+        ("weights checkpoint ckpt pretrained model", "model_weights or ckpt_path"),
+        ("workers num_workers", "num_parallel_workers"),
+        ("mean", "nm_img_mean"),
+        ("std", "nm_img_std"),
+        ("config cfg config_file", "--config_path"),
+        ("clip grad_clip", "grad_clip_norm"),
+        ("cache", "enable_compile_cache"),
+        ("protocol", "eval_protocol"),
+        ("cmap", "colormap"),
+        ("format", "file_format"),
+        ("log_every", "log_interval"),
+    ],
+)
+def test_common_words_of_other_projects(tmp_path, words, meant):
+    for word in words.split():
+        message = f"unknown key '{word}'; did you mean {meant}?"
+        assert fault(load, f"--{word}", "1") == f"command line: {message}"
+        assert fault(load_yaml, tmp_path, f"{word}: 1\n") == f"{tmp_path / 'settings.yaml'}:1: {message}"
+
+
+def test_synonyms_name_real_keys_and_are_none_themselves():
+    keys = {field.name for field in dataclasses.fields(Config)}
+    assert config_module._SYNONYMS.keys() <= keys | {"--config_path"}
+    assert not keys & {word for words in config_module._SYNONYMS.values() for word in words.split()}
 
 
 @pytest.mark.parametrize(
@@ -402,8 +500,8 @@ def test_a_script_reports_one_line_and_status_2():
         "from src.config import load_config; from src.common.errors import run_script;"
         "run_script(lambda: load_config('Test.') and None)"
     )
-    run = [sys.executable, "-c", code]
-    done = subprocess.run([*run, "--grad_clip_norm", "-1"], cwd=ROOT, capture_output=True, text=True, check=False)
+    run = [sys.executable, "-c", code, "--grad_clip_norm", "-1"]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr == "error: command line: grad_clip_norm: expected a number >= 0, found -1\n"
     assert done.stdout == ""
@@ -469,7 +567,7 @@ def test_require_folder_and_file(tmp_path):
 
     assert fault(require_folder, config, "datapath_Kitti") == (
         f"datapath_Kitti: expected a folder, found nothing at {tmp_path}/Kitti_raw_data "
-        "(taken to be under train_data_dir unless it is an absolute path that exists)"
+        "(looked up under train_data_dir unless it is an absolute path that exists)"
     )
     assert f"found nothing at {tmp_path}/splits.mat" in fault(require_file, config, "datapath_NYU")
     assert f"expected a folder, found something else at {tmp_path}/mixdata.json" in fault(
@@ -509,24 +607,89 @@ def test_dump_keeps_booleans(tmp_path, resume):
     assert load_yaml(tmp_path, dump_config(config)) == config
 
 
-def test_help_names_every_key_with_comment_default_and_limits(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["midas_train.py"])
+HEADINGS = ["Device:", "Network:", "Images:", "Training:", "Evaluation:", "Run and export:"]
+OTHERS = "The other settings of config.yaml are accepted, too; this script does not read them."
+
+
+def help_text(capsys, *argv, keys=None):
+    """What --help prints."""
     with pytest.raises(SystemExit) as caught:
-        load_config("Trains the network.", ["--batch_size", "nonsense", "--help"])
+        load_config("Trains\nthe network.", [*argv, "--help"], keys)
     assert caught.value.code == 0
-    text = capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def help_by_flag(text):
+    """What a help text says of each flag, on one line."""
+    blocks = text.split("\n  --")[1:]
+    return {block.split()[0]: " ".join(block.split("\n\n")[0].split()) for block in blocks}
+
+
+@pytest.mark.parametrize("columns", ["40", "300"])
+def test_help_names_every_key_with_comment_default_and_limits(capsys, monkeypatch, columns):
+    monkeypatch.setattr(sys, "argv", ["midas_train.py"])
+    monkeypatch.setenv("COLUMNS", columns)
+    text = help_text(capsys, "--batch_size", "nonsense", "--seed", "--config_path", "missing.yaml", "--epoch_szie=3")
     lines = text.splitlines()
     assert lines[0] == "usage: python midas_train.py [--config_path FILE] [--key value ...]"
     assert lines[2] == "Trains the network."
-    assert max(map(len, lines)) <= 100
-    headings = ["Device:", "Network:", "Images:", "Training:", "Evaluation:", "Run and export:"]
-    assert [line for line in lines if line in headings] == headings
+    assert 80 < max(map(len, lines)) <= 100
+    assert [line for line in lines if line in HEADINGS] == HEADINGS
+    assert OTHERS not in text
 
-    flags = [line.split()[0] for line in lines if line.startswith("  --")]
-    assert flags == [f"--{field.name}" for field in dataclasses.fields(Config)]
-    for block in text.split("\n  --")[1:]:
-        assert block.partition(")\n")[2].startswith("      "), f"no explanation: {block}"
-    assert "  --batch_size  (an integer >= 1; default 8)\n      images per step on each device\n" in text
-    # A comment above the key, which goes on over two lines.
-    assert "      dynamic: one compilation serves all image sizes. static: one per size" in text
-    assert "midas: the operators of the published MiDaS weights. modelzoo: those of the 2021 suite" in text
+    flags = help_by_flag(text)
+    assert list(flags) == ["config_path", *(field.name for field in dataclasses.fields(Config))]
+    defaults = yaml.compose((ROOT / "config.yaml").read_text(encoding="utf-8")).value
+    for key, node in defaults:
+        about = flags[key.value].removeprefix(f"{key.value} VALUE ")
+        comment, _, limits = about.partition(" Allowed: ")
+        assert comment.endswith("."), f"no explanation: {about}"
+        raw = node.start_mark.buffer[node.start_mark.pointer : node.end_mark.pointer]
+        assert limits.endswith(f" Default: {raw}."), about
+    assert flags["batch_size"].endswith("Images per step on each device. Allowed: an integer >= 1. Default: 8.")
+    assert flags["layers"].endswith("Allowed: a list of 4 integers >= 1. Default: [3, 4, 23, 3].")
+    assert "[3, 4, 23, 3].\n" in text  # not wrapped, so that it can be copied
+    # A comment of two lines above the key, and one that belongs to a heading.
+    assert "Use False for data that is not the published benchmark, such as rendered" in flags["show_published"]
+    assert "Images:\n  Training resizes every image to exactly img_width x img_height. Prediction" in text
+
+
+def test_help_shows_the_keys_of_the_script_only(capsys):
+    text = help_text(capsys, "--colormap", "nonsense", keys=iter(["seed", "data_name", "device_id"]))
+    assert list(help_by_flag(text)) == ["config_path", "device_id", "seed", "data_name"]
+    assert [line for line in text.splitlines() if line in HEADINGS] == ["Device:", "Evaluation:"]
+    assert text.endswith(f"\n\n{OTHERS}\n")
+    assert list(help_by_flag(help_text(capsys, keys=[]))) == ["config_path"]
+
+
+def test_keys_limit_the_help_alone(tmp_path):
+    config = load_config("Test.", ["--batch_size", "2", "--seed", "3"], ["seed"])
+    assert config == load("--batch_size", "2", "--seed", "3")
+    assert fault(load_config, "Test.", ["--batch_size", "0"], ["seed"]).startswith("command line: batch_size: ")
+    with pytest.raises(ValueError, match="keys: expected names of settings, found epochs, sede"):
+        load_config("Test.", [], ["sede", "seed", "epochs"])
+
+
+def test_help_of_a_file_without_comments(tmp_path, monkeypatch, capsys):
+    bare = tmp_path / "config.yaml"
+    bare.write_text(dump_config(load()), encoding="utf-8")
+    monkeypatch.setattr(config_module, "DEFAULTS_FILE", bare)
+    assert "--config_path FILE" in help_text(capsys)
+    assert load("--seed", "5").seed == 5
+
+
+@pytest.mark.parametrize("name", ["midas_train", "midas_eval", "midas_run"])
+def test_scripts_name_the_keys_that_they_read(name):
+    properties = {
+        "network": NETWORK_KEYS,
+        "normalisation": NORMALISATION_KEYS,
+        "prediction": PREDICTION_KEYS,
+        "data_names": ["data_name", "train_data_dir", *(f"datapath_{name}" for name in DATA_SETS)],
+        "required_data_names": ["data_name"],
+    }
+    source = (ROOT / f"{name}.py").read_text(encoding="utf-8")
+    read = [*re.findall(r"\bconfig\.(\w+)", source), *re.findall(r'require_\w+\(config, "(\w+)"\)', source)]
+    keys = {key for word in read for key in properties.get(word, [word])}
+    assert keys == set(importlib.import_module(name).KEYS)
