@@ -2,13 +2,13 @@
 
     python preprocess/associate.py data/TUM/rgbd_dataset_freiburg2_desk_with_person
 
-A line of associate.txt is ``rgb/TIME.png depth/TIME.png``; no picture occurs twice.
+A line of associate.txt is ``rgb/TIME.png depth/TIME.png``. No picture occurs twice.
 """
 
 import argparse
-import heapq
 import math
 import sys
+from bisect import bisect_left, bisect_right
 from pathlib import Path
 from typing import Optional
 
@@ -21,7 +21,7 @@ MAX_DIFFERENCE_S = 0.02
 
 
 def read_listing(path: Path) -> list[tuple[float, str]]:
-    """Reads rgb.txt or depth.txt: lines ``TIME FILE``; lines that start with # and empty lines say nothing.
+    """Reads rgb.txt or depth.txt: lines ``TIME FILE``. Empty lines and lines that start with # are skipped.
 
     Args:
         path: The list.
@@ -30,7 +30,7 @@ def read_listing(path: Path) -> list[tuple[float, str]]:
         Time stamps in seconds, and files as written, in the order of the list.
 
     Raises:
-        DataError: The list is missing, empty, or has a line of another form.
+        DataError: The list is missing or empty, or has a line of another form.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -39,12 +39,11 @@ def read_listing(path: Path) -> list[tuple[float, str]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected text, found a byte that is none at position {error.start}") from error
     entries = []
-    for number, line in enumerate(lines, start=1):
-        fields = line.split()
-        if not fields or fields[0].startswith("#"):
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
             continue
         try:
-            stamp, name = fields
+            stamp, name = line.split()
             seconds = float(stamp)
         except ValueError:
             seconds = math.nan
@@ -57,11 +56,7 @@ def read_listing(path: Path) -> list[tuple[float, str]]:
 
 
 def associate(first: list[float], second: list[float], max_difference: float) -> list[tuple[int, int]]:
-    """Pairs two lists of time stamps: again and again the closest two that are both free (ties: the earlier ones).
-
-    The closest two free stamps of different lists are always neighbours among all free stamps in order of time: one
-    between them would be closer to one of the two. So a heap of neighbours is enough, new neighbours arise only
-    where a pair is taken out, and the work is O(n log n) however large ``max_difference`` is.
+    """Pairs two lists of time stamps, the closest two first (ties: the earlier ones). Each stamp is used at most once.
 
     Args:
         first: Seconds, in any order.
@@ -71,45 +66,26 @@ def associate(first: list[float], second: list[float], max_difference: float) ->
     Returns:
         Positions (in ``first``, in ``second``) of the pairs, in order of the first one's time.
     """
-    stamps = sorted(
-        [(time, 0, position) for position, time in enumerate(first)]
-        + [(time, 1, position) for position, time in enumerate(second)]
-    )
-    count = len(stamps)
-    before, after = list(range(-1, count - 1)), list(range(1, count + 1))
-    candidates: list[tuple[float, float, float, int, int]] = []
-
-    def consider(left: int, right: int) -> None:
-        if left < 0 or right >= count or stamps[left][1] == stamps[right][1]:
-            return
-        difference = stamps[right][0] - stamps[left][0]
-        if difference <= max_difference:
-            one, other = (left, right) if stamps[left][1] == 0 else (right, left)
-            heapq.heappush(candidates, (difference, stamps[one][0], stamps[other][0], one, other))
-
-    for left in range(count - 1):
-        consider(left, left + 1)
-    free = [True] * count
-    pairs = []
-    while candidates:
-        *_, one, other = heapq.heappop(candidates)
-        if not (free[one] and free[other]):
-            continue
-        free[one] = free[other] = False
-        pairs.append((one, other))
-        left, right = before[min(one, other)], after[max(one, other)]
-        if left >= 0:
-            after[left] = right
-        if right < count:
-            before[right] = left
-        consider(left, right)
-    return [(stamps[one][2], stamps[other][2]) for one, other in sorted(pairs)]
+    order = sorted(range(len(second)), key=second.__getitem__)
+    times = [second[j] for j in order]
+    candidates = []
+    for i, time in enumerate(first):
+        reach = 2 * max_difference  # wider than needed: the sums are rounded, the differences below decide
+        window = range(bisect_left(times, time - reach), bisect_right(times, time + reach))
+        candidates += [(abs(time - times[k]), time, times[k], i, order[k]) for k in window]
+    pairs: dict[int, int] = {}
+    taken = set()
+    for difference, *_, i, j in sorted(candidates):
+        if difference <= max_difference and i not in pairs and j not in taken:
+            pairs[i] = j
+            taken.add(j)
+    return sorted(pairs.items(), key=lambda pair: first[pair[0]])
 
 
 def associate_files(
     rgb_list: Path, depth_list: Path, output: Path, max_difference: float = MAX_DIFFERENCE_S, offset: float = 0.0
 ) -> str:
-    """Writes associate.txt, lines ``rgb/TIME.png depth/TIME.png`` in order of time.
+    """Writes associate.txt: lines ``rgb/TIME.png depth/TIME.png`` in order of time.
 
     Args:
         rgb_list: rgb.txt of the sequence.
@@ -119,7 +95,7 @@ def associate_files(
         offset: Added to the time stamps of the depth pictures, seconds.
 
     Returns:
-        How many pictures found a partner, in one line.
+        One line that says how many pictures were paired.
 
     Raises:
         DataError: A list cannot be read, or there is no pair.
@@ -128,12 +104,12 @@ def associate_files(
     rgb_times, depth_times = [time for time, _ in rgb], [time + offset for time, _ in depth]
     pairs = associate(rgb_times, depth_times, max_difference)
     if not pairs:
-        spans = (f"{min(times):.6f}..{max(times):.6f}" for times in (rgb_times, depth_times))
         raise DataError(
             f"{depth_list}: expected time stamps within {max_difference:g} s of {rgb_list}, "
-            "found {1} with the offset, against {0}".format(*spans)
+            f"found {min(depth_times):.6f}..{max(depth_times):.6f} with the offset, "
+            f"against {min(rgb_times):.6f}..{max(rgb_times):.6f}"
         )
-    write_text(output, "".join(f"{rgb[one][1]} {depth[other][1]}\n" for one, other in pairs))
+    write_text(output, "".join(f"{rgb[i][1]} {depth[j][1]}\n" for i, j in pairs))
     return f"{output}: {len(pairs)} pairs of {len(rgb)} colour and {len(depth)} depth pictures"
 
 

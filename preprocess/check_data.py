@@ -25,7 +25,7 @@ from src.config import load_config
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.base import DatasetMissing, EvalDataset, OrdinalSample
 from src.util import read_gray, read_image
-from src.utils.loadImgDepth import Pair, check_pairs, list_pairs, read_mixdata
+from src.utils.mixdata import Pair, check_pairs, list_pairs, read_mixdata
 
 MAX_NAMED = 20  # faults printed per set
 

@@ -3,12 +3,13 @@
     python preprocess/deal.py --raw KITTI_RAW --annotated data_depth_annotated --frames eigen_test_files.txt \
         [--output data/Kitti_raw_data]
 
-Makes DRIVE/image/NAME.png and DRIVE/depth/NAME.png for every frame that has both. The list may hold lines
-``DATE/DRIVE FRAME l``, ``DRIVE FRAME`` or paths such as ``DATE/DRIVE/image_02/data/NAME.png`` (further columns are
-ignored). Frames without annotated depth are named and left out: the paper scores those frames of the Eigen test
-split that belong to the official validation set, which is the default; ``--splits val train`` takes all that have
-depth. Exit status: 0, or 1 if a picture is missing, nothing could be made, or the output folder holds other frames
-(from an earlier run): these would be scored with the rest.
+Makes DRIVE/image/NAME.png and DRIVE/depth/NAME.png for every frame that has both. A line of the list is
+``DATE/DRIVE FRAME l``, ``DRIVE FRAME`` or a path such as ``DATE/DRIVE/image_02/data/NAME.png``. Further columns are
+ignored. Frames without annotated depth are named and left out. The paper scores the frames of the Eigen test split
+that belong to the official validation set. That is the default; ``--splits val train`` takes all that have depth.
+
+Exit status: 1 if a picture is missing, nothing could be made, or the output folder holds other frames, for example
+from an earlier run (they would be scored too); else 0.
 """
 
 import argparse
@@ -26,9 +27,12 @@ from src.common.errors import DataError, run_script
 from src.common.progress import Progress
 
 SPLITS = ("val", "train")  # of data_depth_annotated
-_DRIVE = re.compile(r"(?:.*/)?(\d{4}_\d\d_\d\d_drive_\d{4}_sync)(?:/(image_\d\d)/data/(\d+)\.(?:png|jpg))?")
 _LEFT_CAMERA = "image_02"
-_SIDES = {"l": _LEFT_CAMERA, "r": "image_03"}
+_CAMERAS = {None: _LEFT_CAMERA, "l": _LEFT_CAMERA, "r": "image_03"}  # by the third column of the list
+_LINE = re.compile(
+    r"(?:\S*/)?(\d{4}_\d\d_\d\d_drive_\d{4}_sync)"  # the drive, then the rest of a path or two columns
+    r"(?:/(image_\d\d)/data/(\d{1,10})\.(?:png|jpg)(?:\s.*)?|\s+(\d{1,10})(?:\s+(\S+).*)?)"
+)
 
 
 class Frame(NamedTuple):
@@ -43,49 +47,44 @@ class Frame(NamedTuple):
         return f"{self.number}.png"
 
     def annotated_path(self, annotated: Path, splits: Sequence[str]) -> Optional[Path]:
-        """Its depth in these parts of data_depth_annotated, or None where there is none."""
-        for split in splits:
-            path = annotated / split / self.drive / "proj_depth/groundtruth" / _LEFT_CAMERA / self.name
-            if path.is_file():
-                return path
-        return None
+        """Returns its depth file in these parts of data_depth_annotated, or None if there is none."""
+        folders = (annotated / split / self.drive / "proj_depth/groundtruth" / _LEFT_CAMERA for split in splits)
+        return next((folder / self.name for folder in folders if (folder / self.name).is_file()), None)
 
 
 def raw_folder(raw: Path, drive: str) -> Path:
-    """Where the pictures of a drive lie in the raw data as extracted."""
+    """Returns the folder of a drive's pictures in the extracted raw data."""
     return raw / drive[:10] / drive / _LEFT_CAMERA / "data"
 
 
 def read_frames(path: Path) -> list[Frame]:
-    """Reads a list of frames; see the head of this file for its forms.
+    """Reads a list of frames. The head of this file describes its lines.
 
     Args:
-        path: The list; lines that start with # and empty lines say nothing.
+        path: The list. Empty lines and lines that start with # are skipped.
 
     Returns:
-        The frames in order, each once.
+        The frames in the order of the list, each once.
 
     Raises:
-        DataError: The list is missing or empty, or a line is of no known form or names another camera.
+        DataError: The list is missing or empty, or a line has another form or names another camera.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as text: {error}") from error
     frames = []
-    for number, line in enumerate(lines, start=1):
-        fields = line.split()
-        if not fields or fields[0].startswith("#"):
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
             continue
-        match = _DRIVE.fullmatch(fields[0])
-        drive, camera, frame = match.groups() if match else (None, None, None)
-        if frame is None and len(fields) > 1:
-            frame, camera = fields[1], _SIDES.get(fields[2], fields[2]) if len(fields) > 2 else _LEFT_CAMERA
-        if not (drive and frame and frame.isdecimal() and len(frame) <= 10):
+        match = _LINE.fullmatch(line)
+        if match is None:
             raise DataError(f"{path}: line {number}: expected 'DATE/DRIVE FRAME l' or a picture's path, found {line!r}")
+        drive, camera, number_in_path, number_in_column, side = match.groups()
+        camera = camera or _CAMERAS.get(side, side)
         if camera != _LEFT_CAMERA:
             raise DataError(f"{path}: line {number}: expected the left camera (l, {_LEFT_CAMERA}), found {camera}")
-        frames.append(Frame(drive, frame.zfill(10)))
+        frames.append(Frame(drive, (number_in_path or number_in_column).zfill(10)))
     if not frames:
         raise DataError(f"{path}: expected a list of frames, found none")
     return list(dict.fromkeys(frames))
@@ -99,14 +98,14 @@ def deal(
     link: bool = False,
     splits: Sequence[str] = SPLITS[:1],
 ) -> tuple[list[Frame], list[Frame]]:
-    """Puts pictures and annotated depth of frames into the documented layout.
+    """Brings pictures and annotated depth of frames into the documented layout.
 
     Args:
         raw: Folder with DATE/DRIVE/image_02/data/NAME.png.
         annotated: Folder with {train,val}/DRIVE/proj_depth/groundtruth/image_02/NAME.png.
-        frames: Which frames.
+        frames: The frames to bring there.
         output: Folder to fill.
-        link: Whether to link instead of copying.
+        link: Whether to link to the files instead of copying them.
         splits: Parts of ``annotated`` to search.
 
     Returns:
@@ -134,13 +133,13 @@ def deal(
 
 
 def frames_in(output: Path) -> list[Frame]:
-    """Lists the frames of a folder in the documented layout that an evaluation would score."""
+    """Lists the frames in a folder of the documented layout, as an evaluation would."""
     depths = sorted(path for path in output.glob("*/depth/*.png") if not path.name.startswith("."))
     return [Frame(path.parents[1].name, path.stem) for path in depths]
 
 
 def _numbers_by_drive(frames: list[Frame]) -> dict[str, str]:
-    """Returns drive -> numbers of the frames, separated by blanks."""
+    """Returns drive -> numbers of its frames, separated by spaces."""
     numbers = defaultdict(list)
     for frame in frames:
         numbers[frame.drive].append(frame.number)
@@ -148,7 +147,7 @@ def _numbers_by_drive(frames: list[Frame]) -> dict[str, str]:
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
-    """Reads the command line and deals the frames out."""
+    """Reads the command line, brings the frames into the layout and says what was left out."""
     parser = argparse.ArgumentParser(description="Brings KITTI raw drives and annotated depth into one layout.")
     parser.add_argument("--raw", type=Path, required=True, help="raw data: DATE/DRIVE/image_02/data/NAME.png")
     parser.add_argument("--annotated", type=Path, required=True, help="data_depth_annotated, with train/ and val/")

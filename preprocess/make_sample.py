@@ -2,8 +2,8 @@
 
     python preprocess/make_sample.py --output data/sample
 
-It lets training, evaluation and every reader run end to end without a download. A network trained on it learns
-these scenes; its scores say nothing about the real sets. Evaluation scenes are other scenes than training scenes.
+With it training, evaluation and every reader run from start to end without a download. A network trained on it
+learns these scenes, so its scores say nothing about the real sets. No scene is in both training and evaluation.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -23,7 +23,7 @@ import numpy as np
 import scipy.io
 
 from preprocess.associate import associate_files
-from preprocess.scenes import Camera, View, draw_scene, render, render_scene
+from preprocess.scenes import Scene, View, draw_scene, render, render_scene
 from src.common.atomic import write_text
 from src.common.errors import UsageError, run_script
 from src.common.progress import Progress
@@ -37,32 +37,31 @@ KITTI_ASPECT, SINTEL_ASPECT, ETH3D_ASPECT = 1242 / 375, 1024 / 436, 3 / 2  # wid
 TUM_SEQUENCE = "rgbd_dataset_freiburg2_desk_with_person"
 TUM_START_S, TUM_FRAME_S = 1311870426.504412, 1 / 30
 MIXDATA = {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": "/ReDWeb_V1/RDs/*"}}
-TRAIN_ENTRIES = ("mixdata.json", "ReDWeb_V1")
-EVAL_ENTRIES = ("Kitti_raw_data", "TUM", "Sintel", "NYU", "ETH3D", "DIW")
-ENTRIES = TRAIN_ENTRIES + EVAL_ENTRIES  # all that is ours in the output folder
+# All that this script makes in the output folder, apart from the stamp. The seeds depend on the order.
+ENTRIES = ("mixdata.json", "ReDWeb_V1", "Kitti_raw_data", "TUM", "Sintel", "NYU", "ETH3D", "DIW")
 
 
 def relative_inverse_depth(depth: np.ndarray) -> np.ndarray:
-    """Turns depth (H, W) in metres into the 8-bit training target of ReDWeb: 0 farthest, 255 nearest pixel."""
+    """Turns depth (H, W) in metres into the 8-bit training target of ReDWeb: farthest pixel 0, nearest 255."""
     inverse = 1.0 / depth.astype(np.float64)
     low, high = inverse.min(), inverse.max()
     return np.rint((inverse - low) * (255 / max(high - low, np.finfo(float).tiny))).astype(np.uint8)
 
 
 def _same_area(height: int, width: int, aspect: float) -> tuple[int, int]:
-    """Returns (height, width) of a picture of another aspect (width / height) with as many pixels."""
+    """Returns (height, width) with the same number of pixels and another aspect (width / height)."""
     return round(np.sqrt(height * width / aspect)), round(np.sqrt(height * width * aspect))
 
 
 def _write_picture(path: Path, image: np.ndarray, file_format: str = "") -> None:
-    """Writes an RGB or grey uint8 picture; the format is that of the suffix unless given (``".jpg"``)."""
+    """Writes an RGB or grey uint8 picture. The suffix gives the format, unless ``file_format`` (``".jpg"``) does."""
     stored = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(file_format or path.suffix, stored)[1].tobytes())
 
 
 def _holes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Draws some blobs (H, W) bool, about a tenth of the picture, where a depth camera has no reading."""
+    """Draws where a depth camera has no reading: blobs, (H, W) bool, that cover a tenth of the picture."""
     smooth = cv2.resize(rng.random((7, 9)), (width, height), interpolation=cv2.INTER_CUBIC)
     return smooth > np.quantile(smooth, 0.9)
 
@@ -85,7 +84,7 @@ def _write_kitti(output: Path, rng: np.random.Generator, index: int, height: int
 
 
 def _write_tum(output: Path, rng: np.random.Generator, index: int, height: int, width: int) -> None:
-    """Writes one frame and lists it; the depth camera fires a little later than the colour camera."""
+    """Writes a frame and adds it to the lists. The depth camera fires a little later than the colour camera."""
     image, depth = render_scene(rng, height, width, "room")
     sequence = output / TUM_SEQUENCE
     stamp = TUM_START_S + TUM_FRAME_S * index
@@ -108,16 +107,14 @@ def _write_sintel(output: Path, rng: np.random.Generator, index: int, height: in
     (output / "depth" / frame).parent.mkdir(parents=True)
     write_dpt(output / "depth" / f"{frame}.dpt", view.depth)
     _write_picture(output / "final_left" / f"{frame}.png", view.image)
-    hidden = hidden_from_right(view, scene.camera, scene.is_hidden)
+    hidden = hidden_from_right(scene, view)
     _write_picture(output / "occlusions" / f"{frame}.png", np.where(hidden, 255, 0).astype(np.uint8))
 
 
-def hidden_from_right(
-    view: View, left: Camera, is_hidden: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Tells which pixels of the left view (H, W) show a point that something hides from the right eye."""
-    right_eye = left.position + STEREO_BASELINE_M * left.axes()[:, 0]
-    return is_hidden(view.points, right_eye).reshape(view.depth.shape)
+def hidden_from_right(scene: Scene, view: View) -> np.ndarray:
+    """Tells which pixels (H, W) of the scene's own view show a point that is hidden from the right eye."""
+    right_eye = scene.camera.position + STEREO_BASELINE_M * scene.camera.axes()[:, 0]
+    return scene.is_hidden(view.points, right_eye).reshape(view.depth.shape)
 
 
 def _write_eth3d(output: Path, rng: np.random.Generator, index: int, height: int, width: int) -> None:
@@ -132,9 +129,9 @@ def _write_eth3d(output: Path, rng: np.random.Generator, index: int, height: int
 
 
 def _write_diw(output: Path, rng: np.random.Generator, index: int, height: int, width: int) -> None:
-    """Writes a picture and appends the order of two of its points; ``>`` and ``<`` take turns."""
+    """Writes a picture and adds the order of two of its points to the table; ``>`` and ``<`` take turns."""
     if rng.random() < 0.3:
-        height, width = width, height  # photos come upright, too
+        height, width = width, height  # some photos are upright
     image, depth = render_scene(rng, height, width)
     name = f"DIW_test/sample_{index:05d}.thumb"
     _write_picture(output / name, image, ".jpg")
@@ -147,15 +144,15 @@ def _write_diw(output: Path, rng: np.random.Generator, index: int, height: int, 
 
 
 def draw_ordered_points(rng: np.random.Generator, depth: np.ndarray, first_farther: bool) -> tuple[np.ndarray, str]:
-    """Draws two pixels whose depths differ by a tenth at least.
+    """Draws two pixels whose depths differ by at least a tenth.
 
     Args:
-        rng: Where they are drawn from.
+        rng: Source of the random choices.
         depth: (H, W), m.
-        first_farther: Whether the first one shall be the farther one.
+        first_farther: Whether the first pixel is to be the farther one.
 
     Returns:
-        (2, 2) rows and columns counted from 0, and ``">"`` if the depth of the first is larger, else ``"<"``.
+        (2, 2) rows and columns counted from 0, and ``">"`` if the first pixel is farther, else ``"<"``.
     """
     flat = depth.ravel()
     first = rng.choice(np.flatnonzero((flat > 1.1 * flat.min()) | (flat < flat.max() / 1.1)))
@@ -166,27 +163,25 @@ def draw_ordered_points(rng: np.random.Generator, depth: np.ndarray, first_farth
     return points, ">" if first_farther else "<"
 
 
-def _write_nyu(
-    output: Path, seed_of: Callable[[int], np.random.Generator], count: int, height: int, width: int
-) -> None:
-    """Writes ``count`` test pictures between two training pictures, transposed as MATLAB stores them."""
+def _write_nyu(output: Path, rngs: list[np.random.Generator], height: int, width: int) -> None:
+    """Writes one picture per generator, transposed as MATLAB stores them; the first and the last one for training."""
     images, depths, raw_depths = [], [], []
-    for index in range(count + 2):
-        rng = seed_of(index)
+    for rng in rngs:
         image, depth = render_scene(rng, height, width, "room")
         images.append(image.transpose(2, 1, 0))
         depths.append(depth.T)
         raw_depths.append((depth * ~_holes(rng, height, width)).T)
     output.mkdir()
-    with h5py.File(output / "nyu.mat", "w", userblock_size=512) as file:  # MATLAB keeps a header block, too
+    with h5py.File(output / "nyu.mat", "w", userblock_size=512) as file:  # where MATLAB has its header
         file["images"] = np.stack(images)
         file["depths"] = np.stack(depths)
         file["rawDepths"] = np.stack(raw_depths)
-    indices = np.arange(1, count + 3, dtype=np.float64)[:, None]  # counted from 1
+    indices = np.arange(1, len(rngs) + 1, dtype=np.float64)[:, None]  # counted from 1
     scipy.io.savemat(output / "splits.mat", {"trainNdxs": indices[[0, -1]], "testNdxs": indices[1:-1]})
 
 
-PICTURE_SETS = {
+WRITERS = {  # of the sets that are written picture by picture
+    "ReDWeb_V1": _write_redweb,
     "Kitti_raw_data": _write_kitti,
     "TUM": _write_tum,
     "Sintel": _write_sintel,
@@ -195,76 +190,88 @@ PICTURE_SETS = {
 }
 
 
-def _write_all(output: Path, train: int, eval_count: int, seed: int, height: int, width: int) -> None:
-    """Writes all sets into an empty folder."""
+def _write_all(output: Path, counts: dict[str, int], seed: int, height: int, width: int) -> None:
+    """Writes that many pictures of each set into an empty folder."""
 
-    def seeds_of(name: str) -> Callable[[int], np.random.Generator]:
-        return lambda index: np.random.default_rng([seed, ENTRIES.index(name), index])
+    def random_of(name: str, index: int) -> np.random.Generator:
+        return np.random.default_rng([seed, ENTRIES.index(name), index])
 
-    if train:
-        write_text(output / "mixdata.json", json.dumps(MIXDATA) + "\n")
-    with Progress(train + (len(PICTURE_SETS) + 1) * eval_count, "sample data") as progress:
-        for index in range(train):
-            _write_redweb(output / "ReDWeb_V1", seeds_of("ReDWeb_V1")(index), index, height, width)
-            progress.update()
-        if not eval_count:
-            return
-        for name, write in PICTURE_SETS.items():
-            for index in range(eval_count):
-                write(output / name, seeds_of(name)(index), index, height, width)
+    with Progress(sum(counts.values()), "sample data") as progress:
+        for name, write in WRITERS.items():
+            for index in range(counts[name]):
+                write(output / name, random_of(name, index), index, height, width)
                 progress.update()
+        if counts["NYU"]:
+            _write_nyu(output / "NYU", [random_of("NYU", index) for index in range(counts["NYU"] + 2)], height, width)
+            progress.update(counts["NYU"])
+    if counts["TUM"]:
         sequence = output / "TUM" / TUM_SEQUENCE
         associate_files(sequence / "rgb.txt", sequence / "depth.txt", sequence / "associate.txt")
-        _write_nyu(output / "NYU", seeds_of("NYU"), eval_count, height, width)
-        progress.update(eval_count)
+    if counts["ReDWeb_V1"]:
+        write_text(output / "mixdata.json", json.dumps(MIXDATA) + "\n")
 
 
-def _is_made(output: Path, settings: dict) -> bool:
-    """Tells whether the folder holds a complete sample of these settings."""
-    expected = [*(TRAIN_ENTRIES if settings["train"] else ()), *(EVAL_ENTRIES if settings["eval"] else ())]
+def _read_stamp(stamp: Path) -> Optional[dict]:
+    """Returns the settings of an earlier sample, or None if there is none."""
     try:
-        found = json.loads((output / STAMP).read_text(encoding="utf-8"))
+        return json.loads(stamp.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return found == settings and all((output / name).exists() for name in expected)
+        return None
 
 
 def make_sample(
-    output: Path, train: int = 64, eval_count: int = 4, seed: int = 1, size: tuple[int, int] = (320, 240)
+    output: Path,
+    train: int = 64,
+    eval_count: int = 4,
+    seed: int = 1,
+    size: tuple[int, int] = (320, 240),
+    diw_count: Optional[int] = None,
 ) -> bool:
-    """Makes sample data, unless the folder already holds a complete sample of the same settings.
+    """Makes sample data, unless a complete sample of the same settings is already there.
 
-    Files are made beside their place and moved when all are there. An older sample in the folder is replaced;
-    files of other origin are never touched.
+    Files are made in a temporary folder inside ``output`` and moved when all of them are complete. An older sample
+    is replaced. Files that this script did not make are never touched.
 
     Args:
         output: The folder, made if need be.
-        train: How many training pairs; 0 leaves the training set out.
-        eval_count: How many pictures of each evaluation set; 0 leaves them out.
+        train: Number of training pairs; 0 leaves the training set out.
+        eval_count: Number of pictures of each evaluation set; 0 leaves them out.
         seed: All pictures follow from it. Picture i is the same whatever the counts.
-        size: (width, height) of the training pictures in pixels. Sets whose real pictures have another aspect
-            get it, with as many pixels.
+        size: (width, height) of the training pictures in pixels. Sets whose real pictures have another aspect get
+            that aspect with the same number of pixels.
+        diw_count: Number of pictures of DIW, which hold one pair of points each; None for ``eval_count``.
 
     Returns:
         Whether anything was made.
 
     Raises:
-        UsageError: A value out of range, or the folder holds a data set that this script did not make.
+        UsageError: A value is out of range, or the folder holds a data set that this script did not make.
     """
     output = Path(output)
     width, height = size
+    diw_count = eval_count if diw_count is None else diw_count
     for key, value, least in (
         ("train", train, 0),
         ("eval", eval_count, 0),
+        ("diw", diw_count, 0),
         ("seed", seed, 0),
         ("size", min(size), SMALLEST_SIDE_PX),
     ):
         if value < least:
             raise UsageError(f"--{key}: expected at least {least}, found {value}")
-    settings = {"version": VERSION, "train": train, "eval": eval_count, "seed": seed, "size": [width, height]}
-    if _is_made(output, settings):
-        return False
+    settings = {
+        "version": VERSION,
+        "train": train,
+        "eval": eval_count,
+        "diw": diw_count,
+        "seed": seed,
+        "size": [width, height],
+    }
+    counts = {**dict.fromkeys(ENTRIES[1:], eval_count), "ReDWeb_V1": train, "DIW": diw_count}
     stamp = output / STAMP
+    expected = [name for name in ENTRIES if counts.get(name, train)]  # mixdata.json belongs to the training set
+    if _read_stamp(stamp) == settings and all((output / name).exists() for name in expected):
+        return False
     present = [name for name in ENTRIES if (output / name).exists()]
     if present and not stamp.is_file():
         raise UsageError(
@@ -273,7 +280,7 @@ def make_sample(
         )
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".sample.", dir=output) as folder:
-        _write_all(Path(folder), train, eval_count, seed, height, width)
+        _write_all(Path(folder), counts, seed, height, width)
         stamp.unlink(missing_ok=True)
         for name in present:
             path = output / name
@@ -298,12 +305,18 @@ def main(arguments: Optional[list[str]] = None) -> None:
     parser.add_argument("--output", type=Path, default=default, help="folder to make (default: %(default)s)")
     parser.add_argument("--train", type=int, default=64, help="training pairs (default: 64)")
     parser.add_argument("--eval", type=int, default=4, help="pictures per evaluation set (default: 4)")
-    parser.add_argument("--seed", type=int, default=1, help="of all random choices (default: 1)")
     parser.add_argument(
-        "--size", type=_parse_size, default=(320, 240), metavar="WxH", help="of the pictures (default: 320x240)"
+        "--diw",
+        type=int,
+        metavar="N",
+        help="pictures of DIW, which hold one pair of points each (default: as many as --eval)",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random choices (default: 1)")
+    parser.add_argument(
+        "--size", type=_parse_size, default=(320, 240), metavar="WxH", help="size of the pictures (default: 320x240)"
     )
     options = parser.parse_args(arguments)
-    made = make_sample(options.output, options.train, options.eval, options.seed, options.size)
+    made = make_sample(options.output, options.train, options.eval, options.seed, options.size, options.diw)
     print(f"{options.output}: {'made' if made else 'already there'}")
 
 

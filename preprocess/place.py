@@ -1,6 +1,5 @@
-"""Putting files of a downloaded archive, extracted or not, at their place in the documented layout."""
+"""Copies files of a downloaded archive, extracted or not, to their place in the documented layout."""
 
-import os
 import shutil
 import zipfile
 import zlib
@@ -11,15 +10,15 @@ from src.common.errors import DataError, UsageError
 
 
 def place_file(source: Path, target: Path, link: bool = False) -> None:
-    """Copies a file, or makes a symbolic link to it; a file at ``target`` is replaced.
+    """Copies a file, or makes a symbolic link to it. A file at ``target`` is replaced.
 
     Args:
         source: An existing file.
-        target: Where it shall be found; the folder is made if need be.
+        target: The copy or link. Its folder is made if need be.
         link: Whether to link instead of copying.
 
     Raises:
-        DataError: The system refuses.
+        DataError: The file cannot be copied or linked.
     """
     try:
         if target.exists() and target.samefile(source) and (link or not target.is_symlink()):
@@ -42,22 +41,19 @@ class Archive:
 
     Attributes:
         path: The file or folder.
-        names: Its files as sorted paths relative to its top, with ``/``.
+        names: Sorted paths of its files relative to its top, with ``/``.
 
     Raises:
-        DataError: There is no such folder or zip file.
-        UsageError: ``link`` is asked of a zip file.
+        DataError: There is no such folder or .zip file.
+        UsageError: ``link`` is set, but ``path`` is a .zip file.
     """
 
     def __init__(self, path: Path, link: bool = False):
         self.path, self._link = Path(path), link
         self._zip = None
         if self.path.is_dir():
-            self.names = sorted(
-                (Path(folder) / name).relative_to(self.path).as_posix()
-                for folder, _, names in os.walk(self.path)
-                for name in names
-            )
+            files = (path for path in self.path.rglob("*") if path.is_file())
+            self.names = sorted(path.relative_to(self.path).as_posix() for path in files)
             return
         try:
             self._zip = zipfile.ZipFile(self.path)
@@ -75,10 +71,10 @@ class Archive:
             self._zip.close()
 
     def place(self, name: str, target: Path) -> None:
-        """Puts one of its files at ``target``; see `place_file`.
+        """Copies or links one of its files to ``target``; see `place_file`.
 
         Raises:
-            DataError: The system refuses, or the zip file is damaged.
+            DataError: The file cannot be copied or linked, or the .zip file is damaged.
         """
         if self._zip is None:
             place_file(self.path / name, target, self._link)

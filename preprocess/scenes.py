@@ -1,8 +1,8 @@
-"""Little ray-cast scenes with exact depth: rooms and streets with boxes and spheres standing in them.
+"""Small ray-cast scenes with exact depth: rooms and streets that hold boxes and spheres.
 
-World and camera axes point the same way: x right, y DOWN, z forward; lengths are metres and the ground is y = 0. Rays
-have component 1 along the optical axis, so the parameter at which a ray meets a surface IS the depth that is
-stored, and picture and depth come from one intersection.
+World and camera axes point the same way: x right, y DOWN, z forward. Lengths are metres and the ground is y = 0. Rays
+have component 1 along the optical axis, so the parameter at which a ray meets a surface is the depth that is stored:
+picture and depth come from the same intersection.
 
 Arrays of vectors have shape (3, N), one column per pixel in row-major order.
 """
@@ -12,22 +12,22 @@ from typing import Optional, Union
 
 import numpy as np
 
-# Every depth of a setting is smaller than this, m: the caps of the indoor and of the strictest outdoor benchmark.
+# Every depth in a setting is smaller than this, m: the caps of the indoor and of the strictest outdoor benchmark.
 MAX_DEPTH_M = {"room": 10.0, "street": 72.0}
 AMBIENT_LIGHT = 0.5
-_SEGMENT_END = 1e-7  # share of a segment left out at either end, so that a surface does not block itself
+_SEGMENT_END = 1e-7  # share of a segment left out at either end, so that a surface does not hide itself
 _NOISE_CELLS = 64
 
 
 @dataclass(frozen=True)
 class Material:
-    """A surface covered with cells in two colours, plus grain.
+    """A surface covered with cells of two colours, with grain.
 
     Attributes:
         colours: (2, 3) RGB in 0..1: between the cells, and in them.
         period_m: Width and height of a cell, m.
         fill: Share of the cell's width and height that has the second colour.
-        shift: By how much of a cell every other row is shifted (0.5 for bricks).
+        shift: Shift of every other row, as a share of a cell (0.5 for bricks).
         checker: Whether every other cell is left out, as on a chess board.
     """
 
@@ -75,7 +75,7 @@ class Box:
         centre: (3,) m.
         half_size: (3,) m, before turning.
         yaw: Radians.
-        materials: Of the faces -x, +x, -y (top), +y, -z, +z.
+        materials: One for each of the faces -x, +x, -y (top), +y, -z, +z.
     """
 
     centre: np.ndarray
@@ -88,7 +88,7 @@ class Box:
         return np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
 
     def interval(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the parameters (N,) at which rays enter and leave; a ray that misses enters after it leaves.
+        """Returns the parameters (N,) at which rays enter and leave. A ray that misses enters after it leaves.
 
         Args:
             origins: (3, N) or (3, 1).
@@ -147,12 +147,12 @@ class Scene:
     """A closed box seen from within (room or street) and the solids in it.
 
     Attributes:
-        hull: The enclosing box; the camera and everything else are inside.
+        hull: The enclosing box. The camera and everything else are inside.
         solids: Boxes and spheres.
-        light: (3,) position of the lamp or, far away, the sun, m.
+        light: (3,) position of the lamp or of the (distant) sun, m.
         haze_m: Distance over which the air takes 63 % of the contrast, m; infinite in rooms.
-        noise: (64, 64) values in 0..1 from which grain and the tint of single cells are taken.
-        camera: The view of the left eye.
+        noise: (64, 64) values in 0..1, the source of grain and of the tint of single cells.
+        camera: The left eye.
     """
 
     hull: Box
@@ -229,9 +229,9 @@ def render(scene: Scene, height: int, width: int, camera: Optional[Camera] = Non
 
     Args:
         scene: What to show.
-        height: Of the picture, pixels.
-        width: Of the picture, pixels.
-        camera: From where; the scene's own camera when None.
+        height: Height of the picture, pixels.
+        width: Width of the picture, pixels.
+        camera: The camera; None for the scene's own.
 
     Returns:
         Picture, depth and the surface points behind the pixels.
@@ -272,14 +272,14 @@ def render(scene: Scene, height: int, width: int, camera: Optional[Camera] = Non
 
 
 def _draw_colours(rng: np.random.Generator) -> np.ndarray:
-    """Draws a muted colour and a clearly darker or lighter relative of it, (2, 3), in random order."""
+    """Draws a muted colour and a clearly darker version of it, (2, 3), in random order."""
     colour = rng.uniform(0.1, 1.0, 3)
     colour = (0.65 * colour + 0.35 * colour.mean()) * rng.uniform(0.75, 1.0)
     return np.stack([colour, colour * rng.uniform(0.45, 0.75)])[rng.permutation(2)]
 
 
 def _draw_material(rng: np.random.Generator, kind: str, size_m: float) -> Material:
-    """Draws colours for a material of that kind (a key of the table below) with cells of about ``size_m`` metres."""
+    """Draws a material of that kind (a key of the table below) with cells of about ``size_m`` metres."""
     shapes = {  # width and height of a cell, share of it that is filled, shift of every other row
         "tiles": ((1.0, 1.0), (0.93, 0.93), 0.0),
         "checker": ((1.0, 1.0), (1.0, 1.0), 0.0),
@@ -299,12 +299,12 @@ def _draw_camera(
     yaw_deg: tuple[float, float],
     pitch_deg: tuple[float, float],
 ) -> Camera:
-    """Draws where the camera looks, with a field of view of 55 to 75 degrees along the longer side."""
+    """Draws a camera with a field of view of 55 to 75 degrees along the longer side."""
     focal_px = longer_side_px / 2 / np.tan(np.radians(rng.uniform(55, 75)) / 2)
     return Camera(position, np.radians(rng.uniform(*yaw_deg)), np.radians(rng.uniform(*pitch_deg)), focal_px)
 
 
-def _stand(
+def _place_solid(
     rng: np.random.Generator,
     hull: Box,
     camera: Camera,
@@ -312,18 +312,18 @@ def _stand(
     size: np.ndarray,
     material: Material,
 ) -> list[Union[Box, Sphere]]:
-    """Stands a solid on the ground in view of the camera.
+    """Places a solid on the ground in view of the camera.
 
     Args:
-        rng: Where the place is drawn from.
-        hull: What it must stay in.
-        camera: Who looks.
+        rng: Source of the random choices.
+        hull: The box that the solid must stay in.
+        camera: The camera.
         distance_m: Least and greatest distance to the camera.
         size: (3,) m of a box, or the radius of a sphere (which sinks a little into the ground).
-        material: Of all faces.
+        material: Material of all faces.
 
     Returns:
-        The solid, or nothing where a wall would press it too close to the camera.
+        The solid in a list, which is empty if a wall would push the solid too close to the camera.
     """
     radius = size if np.ndim(size) == 0 else np.hypot(size[0], size[2]) / 2
     near, far = distance_m
@@ -365,7 +365,7 @@ def _draw_room(rng: np.random.Generator, longer_side_px: int) -> Scene:
         else:
             size = rng.uniform(0.15, 0.45)
             material = _draw_material(rng, rng.choice(["plain", "checker", "tiles"]), rng.uniform(0.1, 0.25))
-        solids += _stand(rng, hull, camera, (1.4, length - 1.5), size, material)
+        solids += _place_solid(rng, hull, camera, (1.4, length - 1.5), size, material)
     light = np.array([rng.uniform(-0.3, 0.3) * width, -0.95 * height, rng.uniform(0.3, 0.7) * length])
     return Scene(hull, solids, light, np.inf, rng.random((_NOISE_CELLS, _NOISE_CELLS)), camera)
 
@@ -373,8 +373,8 @@ def _draw_room(rng: np.random.Generator, longer_side_px: int) -> Scene:
 def _draw_street(rng: np.random.Generator, longer_side_px: int) -> Scene:
     """Draws a street that ends at a house. The houses are so tall that no ray passes above them.
 
-    The angles allowed leave every ray a component of at least 0.8 along the street, so that with the end at 56 m
-    or nearer no depth reaches 72 m.
+    The camera's angles are so small that every ray has a component of at least 0.8 along the street. The street ends
+    at 56 m or nearer, so no depth reaches 72 m.
     """
     half_width, end_m, wall_m = rng.uniform(4.5, 9.0), rng.uniform(30, 56), 200.0
     road = _draw_material(rng, rng.choice(["plain", "tiles", "planks", "bricks"]), rng.uniform(0.7, 1.5))
@@ -399,7 +399,7 @@ def _draw_street(rng: np.random.Generator, longer_side_px: int) -> Scene:
         else:
             size = rng.uniform([0.3, 3.0, 0.3], [0.9, 6.0, 0.9])
         material = _draw_material(rng, rng.choice(["plain", "tiles", "bricks", "checker"]), rng.uniform(0.3, 0.7))
-        solids += _stand(rng, hull, camera, (4.5, end_m - 4), size, material)
+        solids += _place_solid(rng, hull, camera, (4.5, end_m - 4), size, material)
     elevation, azimuth = np.radians(rng.uniform(35, 65)), rng.uniform(-np.pi, np.pi)
     light = 500 * np.array(
         [np.cos(elevation) * np.sin(azimuth), -np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]
@@ -411,10 +411,10 @@ def draw_scene(rng: np.random.Generator, height: int, width: int, setting: Optio
     """Draws a scene and a camera for pictures of that size.
 
     Args:
-        rng: Where all choices come from; the same state gives the same scene.
-        height: Of the picture, pixels.
-        width: Of the picture, pixels.
-        setting: ``"room"`` (depths below 10 m) or ``"street"`` (below 72 m); drawn when None.
+        rng: Source of the random choices; the same state gives the same scene.
+        height: Height of the picture, pixels.
+        width: Width of the picture, pixels.
+        setting: ``"room"`` (depths below 10 m) or ``"street"`` (below 72 m); None draws one of them.
     """
     if setting is None:
         setting = "room" if rng.random() < 0.5 else "street"
@@ -425,7 +425,7 @@ def draw_scene(rng: np.random.Generator, height: int, width: int, setting: Optio
 def render_scene(
     rng: np.random.Generator, height: int, width: int, setting: Optional[str] = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a scene and renders it; arguments as for `draw_scene`.
+    """Draws a scene and renders it. The arguments are those of `draw_scene`.
 
     Returns:
         The picture, (height, width, 3) uint8 RGB, and the depth along the optical axis, (height, width) float32, m.

@@ -4,7 +4,7 @@
         --stereo MPI-Sintel-stereo-training-20150305.zip [--output data/Sintel]
 
 Makes depth/SCENE/FRAME.dpt, final_left/SCENE/FRAME.png and occlusions/SCENE/FRAME.png for every frame that has all
-three, and names the others. Exit status: 0 if all frames were complete, else 1.
+three, and names the others. Exit status: 0 if every frame had all three, else 1.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def find_frames(archive: Archive, kind: str) -> dict[str, str]:
         Frame (``SCENE/frame_0001``) -> name in the archive.
 
     Raises:
-        DataError: There is none.
+        DataError: There are none.
     """
     pattern = re.compile(rf"(?:.*/)?{kind}/(\w+/frame_\d+){re.escape(SUFFIXES[kind])}")
     found = {match[1]: name for name in archive.names if (match := pattern.fullmatch(name))}
@@ -43,11 +43,11 @@ def find_frames(archive: Archive, kind: str) -> dict[str, str]:
 
 
 def join_archives(depth: Path, stereo: Path, output: Path, link: bool = False) -> tuple[int, dict[str, list[str]]]:
-    """Puts the frames that have depth, picture and occlusion mask into the documented layout.
+    """Brings the frames that have depth, picture and occlusion mask into the documented layout.
 
     Args:
-        depth: Depth archive, .zip file or extracted folder.
-        stereo: Stereo archive, likewise.
+        depth: Depth archive: .zip file or extracted folder.
+        stereo: Stereo archive: .zip file or extracted folder.
         output: Folder to fill.
         link: Whether to link to the extracted files instead of copying them.
 
@@ -55,8 +55,8 @@ def join_archives(depth: Path, stereo: Path, output: Path, link: bool = False) -
         How many frames were joined, and for every other frame what it lacks (keys of ``SUFFIXES``).
 
     Raises:
-        DataError: An archive is missing or damaged, or nothing fits together.
-        UsageError: ``link`` is asked of a zip file.
+        DataError: An archive is missing or damaged, or no frame has all three.
+        UsageError: ``link`` is set, but an archive is a .zip file.
     """
     with Archive(depth, link) as depth_archive, Archive(stereo, link) as stereo_archive:
         archives = {"depth": depth_archive, "final_left": stereo_archive, "occlusions": stereo_archive}

@@ -1,13 +1,12 @@
 """Image and depth file formats.
 
-Readers raise ``DataError`` with one line that names the file when it is missing, truncated or of another
-format. Files are decoded from memory: OpenCV then refuses a truncated file, where reading it by name would
-return the part that was there with the rest black.
+Readers raise ``DataError`` with one line that names the file when it is missing, truncated, damaged or of another
+format. Files are decoded from memory: OpenCV then refuses a truncated file. If it read the file by name, it would
+return the part that is there and leave the rest black.
 """
 
 import re
 import struct
-import zlib
 from pathlib import Path
 from typing import Union
 
@@ -19,7 +18,6 @@ from src.common.errors import DataError
 
 PathLike = Union[str, Path]
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d{1,9})\s+(\d{1,9})\s+([-+.\deE]{1,40})\s")
 _DPT_TAG = 202021.25  # spells "PIEH" as a little-endian float32; written by the Sintel software
 _DPT_HEADER = struct.Struct("<fii")
@@ -34,35 +32,16 @@ def _read_bytes(path: PathLike) -> bytes:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _check_png(path: PathLike, data: bytes) -> None:
-    """Walks the chunks of a PNG file and checks their sums, before libpng could complain on stderr itself."""
-    position = len(_PNG_SIGNATURE)
-    while True:
-        head = data[position : position + 8]
-        length = int.from_bytes(head[:4], "big")
-        end = position + 12 + length
-        if len(head) < 8 or end > len(data):
-            raise DataError(f"{path}: truncated PNG file: {len(data)} bytes hold no end marker")
-        body_sum = zlib.crc32(memoryview(data)[position + 4 : end - 4])
-        if body_sum != int.from_bytes(data[end - 4 : end], "big"):
-            raise DataError(f"{path}: damaged PNG file: wrong checksum at byte {position}")
-        if head[4:] == b"IEND":
-            return
-        position = end
-
-
 def _decode(path: PathLike, flags: int) -> np.ndarray:
     """Decodes an image file of any format that OpenCV knows; uint8 or uint16, grey or BGR."""
     data = _read_bytes(path)
-    if data.startswith(_PNG_SIGNATURE):
-        _check_png(path, data)
-    cv2.setLogLevel(0)  # silent: faults are reported once, below
+    cv2.setLogLevel(0)  # faults are reported once, below; libpng still adds a line of its own on stderr
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
         raise DataError(f"{path}: cannot be decoded: {error.err}") from error
     if image is None:
-        raise DataError(f"{path}: expected an image, found {len(data)} bytes of no known format or truncated")
+        raise DataError(f"{path}: expected an image, found {len(data)} bytes: truncated, damaged or of no known format")
     if image.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path}: expected 8 or 16 bits per channel, found {image.dtype}")
     return image

@@ -1,3 +1,5 @@
+"""preprocess/make_sample.py and scenes.py: depth against formulas, files against the readers, and what is replaced."""
+
 import json
 import subprocess
 import sys
@@ -125,7 +127,7 @@ def test_hidden_from_the_right_eye_agrees_with_rendering_the_right_view():
         scene = draw_scene(np.random.default_rng(seed), height, width, "street")
         left = scene.camera
         view = render(scene, height, width)
-        hidden = hidden_from_right(view, left, scene.is_hidden)
+        hidden = hidden_from_right(scene, view)
         right_eye = left.position + maker.STEREO_BASELINE_M * left.axes()[:, 0]
         other = render(scene, height, width, Camera(right_eye, left.yaw, left.pitch, left.focal_px)).depth
         rows, columns = np.indices((height, width))
@@ -250,6 +252,23 @@ def test_diw_relations_agree_with_depth(tmp_path, monkeypatch):
     assert relations == [1, -1, 1, -1]
 
 
+def test_diw_has_its_own_count(tmp_path):
+    settings = {"train": 0, "eval_count": 1, "seed": 5, "size": (40, 32)}
+    pictures = tmp_path / "DIW" / "DIW_test"
+    assert make_sample(tmp_path, **settings)
+    first = (pictures / "sample_00000.thumb").read_bytes()
+    assert not make_sample(tmp_path, **settings, diw_count=1)  # the default: as many as the other sets
+    assert make_sample(tmp_path, **settings, diw_count=3)
+    assert len(Diw(tmp_path / "DIW")) == len(list(pictures.iterdir())) == 3
+    assert len(Nyu(tmp_path / "NYU")) == 1
+    assert (pictures / "sample_00000.thumb").read_bytes() == first
+    assert make_sample(tmp_path, **settings, diw_count=0)
+    assert not make_sample(tmp_path, **settings, diw_count=0)
+    assert not (tmp_path / "DIW").exists()
+    assert make_sample(tmp_path, **{**settings, "eval_count": 0}, diw_count=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["DIW", "sample.json"]
+
+
 def test_ordered_points_differ_clearly():
     depth = np.array([[1.0, 1.05], [1.08, 2.0]], np.float32)
     for seed in range(20):
@@ -283,7 +302,7 @@ def test_a_failed_run_leaves_the_old_sample(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("killed")
 
-    monkeypatch.setattr(maker, "_write_redweb", fail)
+    monkeypatch.setitem(maker.WRITERS, "ReDWeb_V1", fail)
     with pytest.raises(RuntimeError):
         make_sample(tmp_path, train=2, eval_count=0, size=(40, 32))
     assert (tmp_path / "ReDWeb_V1/Imgs/sample_00000.jpg").read_bytes() == before
@@ -306,6 +325,7 @@ def test_real_data_is_never_replaced(tmp_path):
     [
         ({"train": -1}, "--train: expected at least 0, found -1"),
         ({"eval_count": -2}, "--eval: expected at least 0, found -2"),
+        ({"diw_count": -1}, "--diw: expected at least 0, found -1"),
         ({"seed": -1}, "--seed"),
         ({"size": (320, 8)}, "--size: expected at least 32, found 8"),
     ],
@@ -318,10 +338,11 @@ def test_values_out_of_range_are_refused(tmp_path, options, message):
 
 def test_script_runs_from_any_folder(tmp_path):
     script = Path(__file__).parents[1] / "preprocess" / "make_sample.py"
-    options = ["--output", "made", "--train", "1", "--eval", "0", "--size", "40x32"]
-    run = subprocess.run([sys.executable, script, *options], cwd=tmp_path, capture_output=True, text=True)
+    options = ["--output", "made", "--train", "1", "--eval", "0", "--diw", "1", "--size", "40x32"]
+    run = subprocess.run([sys.executable, script, *options], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (run.returncode, run.stdout) == (0, "made: made\n")
     assert (tmp_path / "made" / "ReDWeb_V1" / "RDs" / "sample_00000.png").is_file()
+    assert (tmp_path / "made" / "DIW" / "DIW_test" / "sample_00000.thumb").is_file()
 
 
 def test_malformed_size_is_a_usage_error(capsys):
