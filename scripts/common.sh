@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: where the repository is, which Python runs it, and the virtual environment.
+# Sourced by the other scripts: where the repository is, and which Python runs it.
 
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -8,9 +8,22 @@ fail() {
     exit 2
 }
 
-# Sets PYTHON: what the user set, else the repository's virtual environment, else python3 on the PATH.
+# Prints the Python of an activated environment (venv or conda) that has MindSpore; fails if there is none.
+active_python() {
+    local environment
+    for environment in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
+        if [ -n "$environment" ] && "$environment/bin/python" -c 'import importlib.util, sys
+sys.exit(importlib.util.find_spec("mindspore") is None)' 2>/dev/null; then
+            echo "$environment/bin/python"
+            return
+        fi
+    done
+    return 1
+}
+
+# Sets PYTHON: what the user set, else an activated environment, else the repository's .venv, else python3 on the PATH.
 choose_python() {
-    if [ -z "${PYTHON:-}" ]; then
+    if [ -z "${PYTHON:-}" ] && ! PYTHON=$(active_python); then
         PYTHON=python3
         if [ -x "$REPOSITORY/.venv/bin/python" ]; then
             PYTHON=$REPOSITORY/.venv/bin/python
@@ -19,9 +32,51 @@ choose_python() {
     "$PYTHON" -c 'import sys' 2>/dev/null || fail "PYTHON: expected a Python interpreter, found $PYTHON"
 }
 
-# Makes .venv and installs a requirements file into it, unless that has been done; sets PYTHON to its interpreter.
+# Sets PYTHON to an interpreter that has what a requirements file lists: that of an activated environment, which is
+# left as it is (its MindSpore may be one for Ascend), else that of .venv, which is made and filled.
 make_environment() {
-    local requirements=$1 venv=$REPOSITORY/.venv candidate base=
+    local requirements=$1 active
+    if active=$(active_python) && [ ! "$active" -ef "$REPOSITORY/.venv/bin/python" ]; then
+        check_environment "$requirements" "$active"
+        PYTHON=$active
+    else
+        make_venv
+        install_requirements "$requirements"
+    fi
+}
+
+# Fails if a package of a requirements file is not installed; versions are the user's own choice.
+check_environment() {
+    local requirements=$1 python=$2 missing
+    missing=$(cd "$REPOSITORY" && "$python" - "$requirements" <<'EOF'
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+
+def packages(path):
+    for line in open(path):
+        line = line.partition("#")[0].strip()
+        if line.startswith("-r"):
+            yield from packages(line[2:].strip())
+        elif line:
+            yield re.split(r"[=<>~!; ]", line)[0]
+
+
+for name in packages(sys.argv[1]):
+    try:
+        version(name)
+    except PackageNotFoundError:
+        print(name, end=" ")
+EOF
+    )
+    [ -z "$missing" ] || fail "the active environment lacks packages of $requirements: $missing
+Install them there, or deactivate it; the script then makes .venv with all that it needs."
+}
+
+# Makes .venv with a Python that MindSpore has a package for, unless it is there; sets PYTHON.
+make_venv() {
+    local venv=$REPOSITORY/.venv candidate base=
     local wanted='import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))'
     if ! "$venv/bin/python" -c "$wanted" 2>/dev/null; then
         for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.10 python3.9 python3 python; do
@@ -35,7 +90,12 @@ make_environment() {
         "$base" -m venv --clear "$venv" || fail "$base -m venv failed (on Debian and Ubuntu: apt-get install python3-venv)"
     fi
     PYTHON=$venv/bin/python
-    local stamp=$venv/$requirements.installed
+}
+
+# Installs a requirements file into the environment of PYTHON, unless that has been done.
+install_requirements() {
+    local requirements=$1 stamp
+    stamp=$(dirname "$(dirname "$PYTHON")")/$requirements.installed
     if ! cat "$REPOSITORY"/requirements*.txt | cmp -s - "$stamp"; then
         echo "installing $requirements (the first time takes a few minutes)"
         "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$REPOSITORY/$requirements" ||

@@ -1,6 +1,5 @@
 """The end of scripts/run_demo.sh: one picture of what the network has learnt, and where everything is."""
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -16,9 +15,9 @@ from src.config import Config, load_config
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.base import DenseSample, EvalDataset, OrdinalSample
 from src.evaluation.evaluator import score_prediction
-from src.evaluation.metric import resize_prediction
 from src.inference.predictor import Predictor, load_predictor
-from src.training.run_folder import read_loss_csv
+from src.training.loss_log import read_loss_csv
+from src.utils.transforms import resize_prediction
 
 COLUMNS = ("image", "ground truth", "before training", "after training", "error after training")
 ERROR_RANGE = 0.5  # relative depth error that gets the brightest colour
@@ -78,7 +77,7 @@ def draw_overview(config: Config, before: Predictor, after: Predictor, path: Pat
     figure.savefig(path, dpi=70)
 
 
-def print_report(demo: Path, checkpoint: Path) -> None:
+def print_report(demo: Path, checkpoint: str) -> None:
     """Prints the metrics before and after training side by side, the fall of the loss, and the places."""
     before, after = (json.loads((demo / when / "val.json").read_text()) for when in ("before", "after"))
     print(f"\n{'sample set':12}{'before training':>18}{'after training':>18}   (less is better)")
@@ -95,17 +94,15 @@ def print_report(demo: Path, checkpoint: Path) -> None:
 
 
 def main() -> None:
-    """Runs the script."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--demo", type=Path, required=True)
-    arguments = parser.parse_args()
-    settings = ["--config_path", str(Path(__file__).with_name("demo.yaml"))]
-    config = load_config(__doc__, [*settings, "--model_weights", "", "--ckpt_path", str(arguments.checkpoint)])
+    """Runs the script: ``ckpt_path`` is the trained network, ``output_path`` the folder of the demo."""
+    config = load_config(__doc__)
     setup_device(config.device_target, config.device_id, config.seed)
-    before, after = load_predictor(config, "model_weights"), load_predictor(config, "ckpt_path")
-    draw_overview(config, before, after, arguments.demo / "overview.png")
-    print_report(arguments.demo, arguments.checkpoint)
+    before, after = (
+        load_predictor(weights, "ckpt_path", config.network, **config.prediction) for weights in ("", config.ckpt_path)
+    )
+    demo = Path(config.output_path)
+    draw_overview(config, before, after, demo / "overview.png")
+    print_report(demo, config.ckpt_path)
 
 
 if __name__ == "__main__":

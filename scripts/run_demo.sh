@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # The main job in small, on the CPU: sample data, training, depth maps, evaluation before and after training.
-# What is there already is used again; "rm -rf output/demo data/sample" starts afresh.
+# Arguments are further settings, e.g. --epoch_size 60. What is already there is used again; to start afresh:
+# rm -rf output/demo data/sample
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 make_environment requirements.txt
 cd "$REPOSITORY"
-demo=output/demo
-settings=(--config_path scripts/demo.yaml)
+data=${DEMO_DATA:-data/sample}
+demo=${DEMO_OUTPUT:-output/demo}
+read -r train eval diw <<<"${DEMO_SCENES:-96 8 100}" # scenes to train on, of each benchmark, of DIW
+
+settings=(--config_path scripts/demo.yaml --train_data_dir "$data" --train_output_path "$demo/train" "$@")
 
 step() { printf '\n== %s\n' "$*"; }
 
 step "1/5 sample data: rendered scenes with exact depth"
-"$PYTHON" preprocess/make_sample.py --output data/sample --train 96 --eval 8
+"$PYTHON" preprocess/make_sample.py --output "$data" --train "$train" --eval "$eval" --diw "$diw"
 
 step "2/5 evaluation before training (random weights)"
 "$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "" --ann_file "$demo/before/val.json"
@@ -28,10 +32,10 @@ sys.path.insert(0, ".")
 from src.training.run_folder import RunFolder
 print(RunFolder(sys.argv[1]).latest().path)' "$demo/train")
 
-step "4/5 depth maps of photos that were not trained on"
+step "4/5 depth maps of images that were not trained on"
 "$PYTHON" midas_run.py "${settings[@]}" --model_weights "$checkpoint" --output_path "$demo/depth" \
-    --input_path 'data/sample/TUM/*/rgb/*.png'
+    --input_path "$data/TUM/*/rgb/*.png"
 
 step "5/5 evaluation after training"
 "$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "$checkpoint" --ann_file "$demo/after/val.json"
-"$PYTHON" scripts/demo_report.py --checkpoint "$checkpoint" --demo "$demo"
+"$PYTHON" scripts/demo_report.py "${settings[@]}" --ckpt_path "$checkpoint" --output_path "$demo"

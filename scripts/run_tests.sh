@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv, installs requirements-dev.txt and runs linters and tests. Arguments go to pytest.
+# Makes .venv with requirements-dev.txt, or takes the active environment, and runs linters and tests.
+# Arguments are passed on to pytest.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -8,5 +9,6 @@ cd "$REPOSITORY"
 bin=$(dirname "$PYTHON")
 "$bin/ruff" check .
 "$bin/ruff" format --check .
+"$bin/lint-imports" --no-cache
 "$bin/shellcheck" -x scripts/*.sh .ci/run
 exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,101 @@
+"""Training and prediction through the scripts: a network must learn a few pairs better than any trivial predictor."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from preprocess.make_sample import make_sample
+from src.evaluation.metric import align_scale_shift
+from src.training.loss_log import read_loss_csv
+from src.util import read_gray, read_pfm
+from src.utils.transforms import resize_prediction
+
+SETTINGS = [
+    "--layers", "[1,1,1,1]", "--groups", "4", "--width_per_group", "32", "--in_channels", "16", "--features", "32",
+    "--img_width", "128", "--img_height", "96", "--model_weights", "", "--lr_decay", "True",
+    "--backbone_params_lr", "2e-3", "--no_backbone_params_lr", "2e-3",
+]  # fmt: skip
+
+
+def run_script(repo, name, *arguments):
+    subprocess.run([sys.executable, str(repo / name), *SETTINGS, *map(str, arguments)], check=True, timeout=400)
+
+
+def aligned_rmse(prediction, target, valid):
+    """Root mean square error of inverse depth over valid pixels, after the best scale and shift."""
+    scale, shift = align_scale_shift(prediction, target, valid)
+    return float(np.sqrt(np.mean((scale * prediction[valid].astype(float) + shift - target[valid]) ** 2)))
+
+
+def mean_target(targets, invalid, size):
+    """The mean of all ground truths, each resized to ``size`` (height, width); the value ``invalid`` is left out."""
+    resized = np.stack([cv2.resize(target, size[::-1], interpolation=cv2.INTER_NEAREST) for target in targets])
+    valid = resized != invalid
+    return np.where(valid, resized, 0).sum(axis=0, dtype=float) / np.maximum(valid.sum(axis=0), 1)
+
+
+def compare(truth_folder, prediction_folder, invalid):
+    """Returns name -> aligned RMSE of (prediction, constant, vertical ramp, mean target)."""
+    targets = {path.stem: read_gray(path) for path in sorted(Path(truth_folder).glob("*.png"))}
+    table = {}
+    for name, target in targets.items():
+        valid = target != invalid
+        height, width = target.shape
+        prediction = resize_prediction(read_pfm(Path(prediction_folder) / f"{name}.pfm")[0], height, width)
+        trivial = (
+            np.ones((height, width)),
+            np.linspace(0, 1, height)[:, None] * np.ones((1, width)),
+            mean_target(list(targets.values()), invalid, (height, width)),
+        )
+        assert align_scale_shift(prediction, target, valid).scale > 0, name  # larger is nearer
+        table[name] = [aligned_rmse(candidate, target, valid) for candidate in (prediction, *trivial)]
+    return table
+
+
+def learn(repo, folder, data, epochs, batch_size, invalid):
+    """Trains on the pairs of a folder, predicts them, and checks both; returns the checkpoint."""
+    tables = {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": "/ReDWeb_V1/RDs/*"}}
+    (folder / "mixdata.json").write_text(json.dumps({**tables, "invalid": {"RW": invalid}}))
+    run_script(
+        repo, "midas_train.py", "--train_data_dir", data, "--mixdata", folder / "mixdata.json",
+        "--batch_size", batch_size, "--epoch_size", epochs, "--save_checkpoint_epochs", epochs,
+        "--train_output_path", folder / "run",
+    )  # fmt: skip
+    losses = [row.loss for row in read_loss_csv(folder / "run" / "loss.csv")]
+    assert np.mean(losses[-4:]) * 10 <= losses[0]  # several steps, since single batches scatter
+    (checkpoint,) = (folder / "run").glob("*.ckpt")
+    run_script(
+        repo, "midas_run.py", "--input_path", data / "ReDWeb_V1" / "Imgs", "--output_path", folder / "depth",
+        "--model_weights", checkpoint,
+    )  # fmt: skip
+    table = compare(data / "ReDWeb_V1" / "RDs", folder / "depth", invalid)
+    assert len(table) == len(list((data / "ReDWeb_V1" / "Imgs").iterdir()))
+    for name, (ours, *trivial) in table.items():
+        print(name, ours, trivial)
+        assert ours < min(trivial), name
+    return checkpoint
+
+
+def test_learns_three_rendered_pairs(repo, tmp_path):
+    make_sample(tmp_path / "data", train=3, eval_count=0, seed=2, size=(128, 96))
+    learn(repo, tmp_path, tmp_path / "data", epochs=120, batch_size=3, invalid=256)  # every pixel is valid
+
+
+@pytest.mark.timeout(900)
+def test_learns_ten_real_pairs(repo, realdata, tmp_path):
+    checkpoint = learn(repo, tmp_path, realdata, epochs=100, batch_size=5, invalid=0)
+    for protocol in ("paper", "modelzoo"):
+        ann_file = tmp_path / protocol / "val.json"
+        run_script(
+            repo, "midas_eval.py", "--train_data_dir", realdata, "--data_name", "TUM,Kitti",
+            "--eval_protocol", protocol, "--ckpt_path", checkpoint, "--ann_file", ann_file,
+        )  # fmt: skip
+        values = json.loads(ann_file.read_text())
+        print(protocol, values)
+        assert list(values) == ["Kitti", "TUM"]
+        assert np.isfinite(list(values.values())).all()

@@ -1,0 +1,192 @@
+"""The shell scripts: which Python they take, data-parallel training, the demo, the test command.
+
+run_train_gpu.sh for one device, and with it run_standalone_train.sh, is run in test_train_script.py, run_eval.sh in
+test_eval_script.py.
+"""
+
+import csv
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import cv2
+import pytest
+from conftest import TINY_FLAGS
+
+from src.common.names import DATA_SETS
+
+# A checkout in which midas_train.py also tells the checksum of the weights that it leaves, on every process.
+TELLING_TRAIN = """
+import sys, zlib
+sys.path.insert(0, {repo!r})
+import midas_train
+from src.common.errors import run_script
+
+train = midas_train.train
+
+def train_and_tell(config, device):
+    crc = 0
+    for parameter in train(config, device).network.net.trainable_params():
+        crc = zlib.crc32(parameter.asnumpy().tobytes(), crc)
+    print(f"weights of process {{device.rank}}: CRC-32 {{crc:08x}}")
+
+midas_train.train = train_and_tell
+run_script(midas_train.main)
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_script(path, *words, **environment):
+    """Runs a script with Python and environment of the tests; a variable that is None is not set."""
+    variables = {**os.environ, **environment}
+    return subprocess.run(
+        ["bash", str(path), *map(str, words)],
+        env={key: str(value) for key, value in variables.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+# Which Python
+
+
+def fake_environment(folder, has_mindspore):
+    """An environment whose Python is that of the tests, with or without MindSpore."""
+    python = folder / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    answer = f'exec "{sys.executable}" "$@"' if has_mindspore else "exit 1"
+    python.write_text(f'#!/bin/sh\ncase "$2" in *find_spec*) {answer};; esac\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"PYTHON": sys.executable, "VIRTUAL_ENV": "full"}, sys.executable),
+        ({"VIRTUAL_ENV": "full"}, "full/bin/python"),
+        ({"CONDA_PREFIX": "full"}, "full/bin/python"),
+        ({"VIRTUAL_ENV": "bare", "CONDA_PREFIX": "full"}, "full/bin/python"),
+        ({"VIRTUAL_ENV": "bare"}, "checkout/.venv/bin/python"),
+        ({"VIRTUAL_ENV": "gone"}, "checkout/.venv/bin/python"),
+        ({}, "checkout/.venv/bin/python"),
+    ],
+)
+def test_an_active_environment_with_mindspore_wins_over_venv(repo, tmp_path, variables, expected):
+    fake_environment(tmp_path / "full", has_mindspore=True)
+    fake_environment(tmp_path / "bare", has_mindspore=False)
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout" / "scripts").symlink_to(repo / "scripts")
+    fake_environment(tmp_path / "checkout" / ".venv", has_mindspore=True)
+    ask = tmp_path / "ask.sh"
+    ask.write_text(f'source "{tmp_path}/checkout/scripts/common.sh"\nchoose_python\necho "$PYTHON"\n')
+    paths = {key: tmp_path / value if "/" not in value else value for key, value in variables.items()}
+    result = run_script(ask, **{"PYTHON": None, "VIRTUAL_ENV": None, "CONDA_PREFIX": None, **paths})
+    assert result.stdout.strip() == str(tmp_path / expected), result.stderr
+
+
+def test_packages_that_an_active_environment_lacks_are_named(repo, tmp_path):
+    ask = tmp_path / "ask.sh"
+    ask.write_text(
+        f'source "{repo}/scripts/common.sh"\ncheck_environment requirements-dev.txt "$1"\n'
+        f'REPOSITORY={tmp_path}\ncheck_environment wanted.txt "$1"\n'
+    )
+    (tmp_path / "wanted.txt").write_text("-r more.txt\nnumpy>=1\n")
+    (tmp_path / "more.txt").write_text("# nothing\nno-such-package==1 # really\n")
+    result = run_script(ask, sys.executable)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: the active environment lacks packages of wanted.txt: no-such-package \n")
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        ("run_standalone_train.sh", ["0"], "usage: bash scripts/run_standalone_train.sh"),
+        ("run_distribute_train.sh", ["two", ""], "DEVICE_NUM: expected a number of devices, found two"),
+        ("run_train_gpu.sh", ["2", "0", ""], "DEVICE_IDS: expected 2 of them (DEVICE_NUM), found 0"),
+        ("run_eval.sh", ["0"], "usage: bash scripts/run_eval.sh"),
+        ("run_standalone_train.sh", ["0", "gone.ckpt"], "PYTHON: expected a Python interpreter, found no/python"),
+    ],
+)
+def test_wrong_usage(repo, script, words, message):
+    result = run_script(repo / "scripts" / script, *words, PYTHON="no/python")
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+# Training on several devices
+
+
+def test_two_processes(repo, train_data, tmp_path):
+    """Through run_train_gpu.sh, which hands over to run_distribute_train.sh."""
+    (tmp_path / "scripts").symlink_to(repo / "scripts")
+    (tmp_path / "midas_train.py").write_text(TELLING_TRAIN.format(repo=str(repo)))
+    words = [*TINY_FLAGS, "--img_width", "64", "--img_height", "64", "--batch_size", "2", "--epoch_size", "2"]
+    words += ["--train_data_dir", train_data, "--train_output_path", tmp_path / "run", "--device_target", "CPU"]
+    result = run_script(
+        tmp_path / "scripts" / "run_train_gpu.sh", "2", "0,1", "", *words,
+        PYTHON=sys.executable, LOG_DIR=tmp_path / "log", MASTER_PORT=free_port(),
+    )  # fmt: skip
+    log = (tmp_path / "log" / "worker_0.log").read_text()
+    assert result.returncode == 0, log
+    assert "batch size 2 on 2 x CPU" in log
+    # 10 images: 2 global batches of 2 x 2; the first process alone keeps the run folder
+    with open(tmp_path / "run" / "loss.csv", newline="") as file:
+        rows = [(row["epoch"], row["step"]) for row in csv.DictReader(file)]
+    assert rows == [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")]
+    assert (tmp_path / "run" / "Midas_0-2_2.ckpt").is_file()
+    # The processes have seen different images; averaged gradients keep their weights equal.
+    logs = [(tmp_path / "log" / f"worker_{rank}.log").read_text() for rank in (0, 1)]
+    crcs = [re.search(r"weights of process \d: CRC-32 (\w+)", log)[1] for log in logs]
+    assert crcs[0] == crcs[1]
+
+
+# The two commands of the README
+
+
+@pytest.mark.timeout(600)
+def test_demo(repo, tmp_path):
+    """In small, twice: what is there is used again."""
+    words = [*TINY_FLAGS, "--img_width", "64", "--img_height", "64", "--batch_size", "2", "--epoch_size", "1"]
+    variables = {
+        "VIRTUAL_ENV": sys.prefix, "PYTHON": None, "DEMO_SCENES": "4 1 2",
+        "DEMO_DATA": tmp_path / "data", "DEMO_OUTPUT": tmp_path / "demo",
+    }  # fmt: skip
+    result = run_script(repo / "scripts" / "run_demo.sh", *words, **variables)
+    assert result.returncode == 0, result.stderr
+    demo = tmp_path / "demo"
+    before, after = (json.loads((demo / when / "val.json").read_text()) for when in ("before", "after"))
+    assert list(before) == list(after) == list(DATA_SETS)
+    lines = result.stdout.splitlines()
+    table = lines[lines.index(next(line for line in lines if line.startswith("sample set"))) + 1 :][: len(DATA_SETS)]
+    expected = [[name, f"{before[name]:.4g}", f"{after[name]:.4g}"] for name in DATA_SETS]
+    assert [line.split() for line in table] == expected
+    with open(demo / "train" / "loss.csv", newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    mean = f"{sum(losses) / len(losses):.0f}"
+    assert f"loss: {mean} in the first epoch, {mean} in the last ({demo / 'train' / 'loss.png'})" in lines
+    assert not re.search(r"2021 suite|published", result.stdout)  # these scenes are not the benchmarks
+    picture = cv2.imread(str(demo / "overview.png"))
+    assert picture.shape == (840, 1050, 3)
+    assert (picture < 250).any(axis=2).mean() > 0.2  # not an empty page
+    assert sorted(path.suffix for path in (demo / "depth").iterdir()) == [".pfm", ".png", ".png"]
+
+
+def test_test_command(repo):
+    """Linters, contracts between the rooms, and pytest with the arguments that it was given."""
+    result = run_script(
+        repo / "scripts" / "run_tests.sh", "--collect-only", "-q", "tests/test_order.py",
+        VIRTUAL_ENV=sys.prefix, PYTHON=None,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 broken" in result.stdout
+    assert "tests/test_order.py::test_epoch_order" in result.stdout
