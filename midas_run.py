@@ -10,9 +10,11 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Union
 
 import numpy as np
 
+from src.common.ahead import run_ahead
 from src.common.compile_cache import enable_compile_cache
 from src.common.device import setup_device
 from src.common.errors import DataError, run_script
@@ -29,29 +31,26 @@ KEYS = (
 )  # fmt: skip
 
 
-def predict_all(config: Config, images: list[Path]) -> tuple[int, int]:
-    """Writes the results of all images; bad ones are reported and left out.
-
-    Returns:
-        How many images were predicted, and how many were bad.
-    """
+def predict_all(config: Config, images: list[Path]) -> int:
+    """Writes the results of all images; bad ones are reported and left out. Returns how many were bad."""
     names = name_outputs(images, Path(config.output_path), config.colormap)
     predictor = load_predictor(config.model_weights, "model_weights", config.network, **config.prediction)
 
-    def load(path: Path):
-        image = read_image(path)
+    def load(path: Path) -> Union[DataError, tuple]:
+        try:
+            image = read_image(path)
+        except DataError as error:
+            return error
         return image.shape[:2], predictor.prepare(image)
 
     bad = 0
     # One image is read while the network works on another.
     with ThreadPoolExecutor(1) as reader, Progress(len(images), "midas_run") as progress:
-        pending = reader.submit(load, images[0])
-        for number, path in enumerate(images):
-            current, pending = pending, None
-            if number + 1 < len(images):
-                pending = reader.submit(load, images[number + 1])
+        for path, loaded in zip(images, run_ahead(reader, load, images, 1)):
             try:
-                size, prepared = current.result()
+                if isinstance(loaded, DataError):
+                    raise loaded
+                size, prepared = loaded
                 inverse_depth = resize_prediction(predictor.infer(prepared), *size)
                 if not np.isfinite(inverse_depth).all():
                     raise DataError(f"{path}: expected a finite prediction, found NaN or infinity; check the weights")
@@ -60,7 +59,7 @@ def predict_all(config: Config, images: list[Path]) -> tuple[int, int]:
                 bad += 1
                 progress.write(f"left out: {error}")
             progress.update()
-    return len(images) - bad, bad
+    return bad
 
 
 def main() -> int:
@@ -73,8 +72,8 @@ def main() -> int:
         config.enable_compile_cache, ("predict", device.target, config.network), config.eval_shapes == "static"
     )
     print(f"{len(images)} images, device {device.target}")
-    done, bad = predict_all(config, images)
-    print(f"{done} inverse depth maps in {config.output_path} ({time.perf_counter() - start:.1f} s)")
+    bad = predict_all(config, images)
+    print(f"{len(images) - bad} inverse depth maps in {config.output_path} ({time.perf_counter() - start:.1f} s)")
     if bad:
         print(f"error: {bad} of {len(images)} images could not be read", file=sys.stderr)
     return 1 if bad else 0

@@ -1,6 +1,6 @@
 """Speed of the training data, in samples per second: ours against a plain float64 OpenCV pipeline.
 
-    python benchmarks/bench_data.py                        # makes its own pictures in a temporary folder
+    python benchmarks/bench_data.py                        # renders its own images, 640x480
     python benchmarks/bench_data.py --data_dir data        # a folder with mixdata.json and the sets that it names
 
 The plain pipeline reads an image, divides by 255, resizes it by cubic interpolation, normalises and transposes it,
@@ -24,6 +24,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from side_by_side import compare, machine  # noqa: E402
 
+from preprocess.make_sample import make_sample  # noqa: E402
 from src.common.errors import run_script  # noqa: E402
 from src.util import read_gray, read_image  # noqa: E402
 from src.utils.loadImgDepth import LoadImagesDepth, batches, create_dataset  # noqa: E402
@@ -34,31 +35,6 @@ from src.utils.transforms import NormalizeImage, PrepareForNet, Resize  # noqa: 
 SIDE = 384
 BATCH_SIZE = 8
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIZES = ((640, 480), (800, 600), (1024, 768), (1200, 800))  # width, height
-
-
-def write_pairs(folder: Path, per_size: int) -> list[Pair]:
-    """Makes images (JPEG, quality 90) and targets (8-bit PNG): smooth random structure with some sharp edges."""
-    rng = np.random.default_rng(0)
-
-    def structure(width: int, height: int, cells: tuple[tuple[int, float], ...]) -> np.ndarray:
-        layers = (
-            amplitude * cv2.resize(rng.normal(size=(height // cell + 2, width // cell + 2)), (width, height))
-            for cell, amplitude in cells
-        )
-        return sum(layers)
-
-    pairs = []
-    for width, height in SIZES:
-        for i in range(per_size):
-            depth = structure(width, height, ((400, 60),)) + 80 * (structure(width, height, ((100, 1),)) > 0.7)
-            light = structure(width, height, ((50, 45), (10, 12), (3, 4))) + 0.4 * depth
-            image = np.stack([light + structure(width, height, ((70, 20),)) for _ in range(3)], axis=2)
-            stem = str(folder / f"{width}x{height}_{i}")
-            cv2.imwrite(f"{stem}.jpg", np.clip(image + 110, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
-            cv2.imwrite(f"{stem}.png", np.clip(depth + 100, 0, 255).astype(np.uint8))
-            pairs.append(Pair("synthetic", f"{stem}.jpg", f"{stem}.png"))
-    return pairs
 
 
 def plain_image(pair: Pair) -> np.ndarray:
@@ -131,7 +107,7 @@ def measure_workers(pairs: list[Pair], steps: int, repeats: int) -> None:
 def main() -> None:
     """Reads the command line and runs both parts."""
     parser = argparse.ArgumentParser(description="Speed of the training data pipeline.")
-    parser.add_argument("--data_dir", type=Path, help="folder with mixdata.json; without it, pictures are made")
+    parser.add_argument("--data_dir", type=Path, help="folder with mixdata.json; without it, images are rendered")
     parser.add_argument("--max_pairs", type=int, default=24, help="number of pairs to use (default: 24)")
     parser.add_argument("--rounds", type=int, default=9, help="how often everything is timed (default: 9)")
     parser.add_argument("--steps", type=int, default=60, help="steps of the whole pipeline (default: 60)")
@@ -139,10 +115,10 @@ def main() -> None:
 
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
+        data = arguments.data_dir or Path(folder)
         if arguments.data_dir is None:
-            pairs = write_pairs(Path(folder), max(arguments.max_pairs // len(SIZES), 1))
-        else:
-            pairs = list_pairs(arguments.data_dir, arguments.data_dir / "mixdata.json")[0][: arguments.max_pairs]
+            make_sample(data, train=arguments.max_pairs, eval_count=0, size=(640, 480))
+        pairs = list_pairs(data, data / "mixdata.json")[0][: arguments.max_pairs]
         print(f"{machine()}, OpenCV {cv2.__version__}, one thread; {len(pairs)} pairs, resized to {SIDE}x{SIDE}")
         compare_pipelines(pairs, arguments.rounds)
         measure_workers(pairs, arguments.steps, min(arguments.rounds, 3))

@@ -114,7 +114,7 @@ def test_faulty_samples_are_named_and_the_others_scored(copied_data):
 
 def test_image_without_valid_pixel_is_left_out_of_the_mean():
     def record(number, value):
-        return Record("Kitti", number, f"a/{number}", "delta1", value, 1.0, 0.0, 5, 1.0)
+        return Record(value, 1.0, 0.0, 5, "Kitti", f"a/{number}", "delta1", 1.0, number)
 
     dataset = DATASETS["Kitti"].__new__(DATASETS["Kitti"])
     result = summarise(dataset, [record(1, 30.0), record(2, NAN), record(3, 10.0)], faulty=0)

@@ -109,9 +109,10 @@ def test_sizes_are_inferred(full_shapes):
         assert network_sizes(encoder_of(shapes)) == encoder_sizes
 
 
-@pytest.mark.parametrize("width_per_group", [4, 5, 7, 64])
-def test_width_per_group_is_inferred(width_per_group):
-    sizes = {"layers": [1, 1, 2, 1], "groups": 2, "width_per_group": width_per_group, "in_channels": 16, "features": 8}
+@pytest.mark.parametrize(("width_per_group", "in_channels"), [(4, 16), (5, 16), (64, 16), (7, 12), (9, 12)])
+def test_width_per_group_is_inferred(width_per_group, in_channels):
+    sizes = {"layers": [1, 1, 2, 1], "groups": 2, "width_per_group": width_per_group}
+    sizes |= {"in_channels": in_channels, "features": 8}
     shapes = net_shapes(**sizes)
     inferred = network_sizes(shapes)
     assert net_shapes(**inferred) == shapes

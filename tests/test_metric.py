@@ -10,7 +10,6 @@ from src.common.errors import DataError
 from src.evaluation.metric import (
     align_scale_shift,
     mean_over_images,
-    resize_prediction,
     score_dense,
     score_ordinal,
 )
@@ -64,7 +63,7 @@ def test_six_pixels_by_hand():
     assert score.scale == pytest.approx(11 / 108, rel=1e-14)
     assert score.shift == pytest.approx(8 / 108, rel=1e-14)
     assert score.value == pytest.approx((12 / 96 + 8 / 104 + 24 / 120 + 10 / 118) / 6, rel=1e-13)
-    assert score.valid_pixels == 6
+    assert score.compared == 6
     assert not score.inverted
     assert score_dense(prediction, DEPTH, ALL, "delta1", 10).value == 0.0
 
@@ -81,7 +80,7 @@ def test_six_pixels_by_hand_with_mask_and_cap():
     depth = np.array([[1.0, 2.0, 4.0], [4.0, 2.0, np.inf]])
     valid = np.array([[1, 1, 1], [1, 1, 0]], bool)
     score = score_dense(prediction, depth, valid, "absrel", 2.5)
-    assert (score.scale, score.shift, score.valid_pixels) == (0.125, 0.25, 5)
+    assert (score.scale, score.shift, score.compared) == (0.125, 0.25, 5)
     assert score.value == pytest.approx(0.2, rel=1e-14)
     assert score_dense(prediction, depth, valid, "delta1", 2.5).value == pytest.approx(40.0)
 
@@ -101,7 +100,7 @@ def test_agrees_with_the_slow_implementation(metric):
         assert score.value == pytest.approx(value, abs=1e-9)
         assert score.scale == pytest.approx(scale, rel=1e-9)
         assert score.shift == pytest.approx(shift, abs=1e-9)
-        assert score.valid_pixels == valid.sum()
+        assert score.compared == valid.sum()
         clipped += ((scale * prediction + shift)[valid] < 0.1).sum()
     assert clipped > 100  # the cap took part
 
@@ -158,9 +157,9 @@ def test_negated_prediction_by_hand():
     assert score.value == pytest.approx(10 / 21, rel=1e-13)
     assert score_dense(-1 / DEPTH, DEPTH, ALL, "delta1", 10).value == pytest.approx(400 / 6)
 
-    turned = score_dense(-1 / DEPTH, DEPTH, ALL, "absrel", 10, turn_round=True)
-    assert turned.inverted
-    assert (turned.scale, turned.shift, turned.value) == pytest.approx((-1, 0, 0), abs=1e-14)
+    accepted = score_dense(-1 / DEPTH, DEPTH, ALL, "absrel", 10, accept_inverted=True)
+    assert accepted.inverted
+    assert (accepted.scale, accepted.shift, accepted.value) == pytest.approx((-1, 0, 0), abs=1e-14)
 
 
 def test_scale_is_the_least_squares_over_scales_from_0():
@@ -174,9 +173,9 @@ def test_scale_is_the_least_squares_over_scales_from_0():
         expected = lsq_linear(columns, 1 / depth.ravel(), ([0, -np.inf], [np.inf, np.inf]), tol=1e-14).x
         score = score_dense(prediction, depth, depth > 0, "absrel", 10)
         assert (score.scale, score.shift) == pytest.approx(tuple(expected), abs=1e-5)
-        turned = score_dense(prediction, depth, depth > 0, "absrel", 10, turn_round=True)
-        assert turned.inverted == score.inverted == (turned.scale < 0)
-        assert score.inverted or score == turned
+        accepted = score_dense(prediction, depth, depth > 0, "absrel", 10, accept_inverted=True)
+        assert accepted.inverted == score.inverted == (accepted.scale < 0)
+        assert score.inverted or score == accepted
         seen.add(score.inverted)
     assert seen == {True, False}
 
@@ -217,7 +216,7 @@ def test_degenerate_alignment():
     assert score.value == pytest.approx(10 / 21)
     score = score_dense(constant, DEPTH, ~ALL, "delta1", 10)
     assert math.isnan(score.value)
-    assert score.valid_pixels == 0
+    assert score.compared == 0
 
 
 def test_score_dense_refuses():
@@ -252,7 +251,7 @@ def test_ordinal_by_hand():
     relation = np.array([1, -1, -1, 1, 1, -1])  # right, wrong, right, wrong, wrong, wrong
     score = score_ordinal(inverse_depth, points, relation)
     assert score.value == pytest.approx(4 / 6)
-    assert score.pairs == 6
+    assert score.compared == 6
     assert score_ordinal(-inverse_depth, points, relation).value == pytest.approx(4 / 6)
     assert score_ordinal(inverse_depth, points[[0, 2]], relation[[0, 2]]).value == 0
     assert score_ordinal(-inverse_depth, points[[0, 2]], relation[[0, 2]]).value == 1
@@ -286,44 +285,6 @@ def test_ordinal_refuses():
             score_ordinal(inverse_depth, np.array([point]), np.array([1]))
     with pytest.raises(DataError, match="found 6 NaN"):
         score_ordinal(inverse_depth * np.nan, np.zeros((1, 4), int), np.array([1]))
-
-
-SIZES = [((12, 15), (37, 52)), ((37, 52), (12, 15)), ((64, 64), (32, 32)), ((9, 30), (30, 9)), ((5, 1), (3, 4))]
-
-
-@pytest.mark.parametrize(("old", "new"), [*SIZES, ((384, 1280), (375, 1242))])
-def test_resize_prediction_equals_pytorch(old, new):
-    torch = pytest.importorskip("torch")
-    array = np.random.default_rng(6).random(old, dtype=np.float32)
-    resized = resize_prediction(array, *new)
-    # in float64: PyTorch's float32 coordinates are off by up to 1e-4 pixels on wide images
-    tensor = torch.from_numpy(array).double()[None, None]
-    expected = torch.nn.functional.interpolate(tensor, new, mode="bilinear", align_corners=False)[0, 0]
-    assert resized.dtype == np.float32
-    np.testing.assert_allclose(resized, expected, atol=2e-6)
-
-
-@pytest.mark.parametrize(("old", "new"), SIZES)
-def test_resize_prediction_asymmetric(old, new):
-    array = np.random.default_rng(7).random(old, dtype=np.float32)
-    expected = np.empty(new)
-    for i in range(new[0]):
-        for j in range(new[1]):
-            y, x = i * old[0] / new[0], j * old[1] / new[1]
-            y0, x0 = int(y), int(x)
-            y1, x1 = min(y0 + 1, old[0] - 1), min(x0 + 1, old[1] - 1)
-            top = (1 - (x - x0)) * array[y0, x0] + (x - x0) * array[y0, x1]
-            bottom = (1 - (x - x0)) * array[y1, x0] + (x - x0) * array[y1, x1]
-            expected[i, j] = (1 - (y - y0)) * top + (y - y0) * bottom
-    resized = resize_prediction(array, *new, half_pixel=False)
-    assert resized.dtype == np.float32
-    np.testing.assert_allclose(resized, expected, atol=1e-6)
-
-
-def test_resize_modes_by_hand():
-    row = np.array([[0.0, 4.0]], np.float32)
-    np.testing.assert_array_equal(resize_prediction(row, 1, 4), [[0, 1, 3, 4]])
-    np.testing.assert_array_equal(resize_prediction(row, 1, 4, half_pixel=False), [[0, 2, 4, 4]])
 
 
 def test_mean_over_images():

@@ -23,9 +23,9 @@ NAN = float("nan")
 
 SETTINGS = {"eval_protocol": "paper", "layers": (1, 2), "ckpt_sha256": "ab"}
 RECORDS = [
-    Record("Kitti", 1, "2011_09_26_drive_0001_sync/0000000000", "delta1", 1 / 3, -2 / 3, 1e-17, 7, 12.5),
-    Record("Kitti", 2, "2011_09_26_drive_0001_sync/0000000001", "delta1", NAN, NAN, NAN, 0, 3.0),
-    Record("Kitti", 3, "2011_09_26_drive_0002_sync/0000000000", "delta1", 0.1 + 0.2, 1.0, 0.0, 9, 3.0),
+    Record(1 / 3, -2 / 3, 1e-17, 7, "Kitti", "2011_09_26_drive_0001_sync/0000000000", "delta1", 12.5, 1),
+    Record(NAN, NAN, NAN, 0, "Kitti", "2011_09_26_drive_0001_sync/0000000001", "delta1", 3.0, 2),
+    Record(0.1 + 0.2, 1.0, 0.0, 9, "Kitti", "2011_09_26_drive_0002_sync/0000000000", "delta1", 3.0, 3),
 ]
 
 

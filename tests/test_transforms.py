@@ -1,11 +1,14 @@
+"""Transforms against plain OpenCV and NumPy, and the resizing of predictions against PyTorch."""
+
 import cv2
 import numpy as np
 import pytest
 
-from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
+from src.utils.transforms import NormalizeImage, PrepareForNet, Resize, resize_prediction
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMALISED_RANGE = 1 / 0.224  # of the widest channel
+SIZES = [((12, 15), (37, 52)), ((37, 52), (12, 15)), ((64, 64), (32, 32)), ((9, 30), (30, 9)), ((5, 1), (3, 4))]
 METHODS = ("lower_bound", "upper_bound", "minimal")
 
 
@@ -195,3 +198,38 @@ def test_normalisation_and_layout_refuse():
         NormalizeImage(MEAN, (0.1, 0.0, 0.1))
     with pytest.raises(ValueError, match="floating-point"):
         PrepareForNet()({"image": texture(4, 4)})
+
+
+@pytest.mark.parametrize(("old", "new"), [*SIZES, ((384, 1280), (375, 1242))])
+def test_resize_prediction_equals_pytorch(old, new):
+    torch = pytest.importorskip("torch")
+    array = np.random.default_rng(6).random(old, dtype=np.float32)
+    resized = resize_prediction(array, *new)
+    # in float64: PyTorch's float32 coordinates are off by up to 1e-4 pixels on wide images
+    tensor = torch.from_numpy(array).double()[None, None]
+    expected = torch.nn.functional.interpolate(tensor, new, mode="bilinear", align_corners=False)[0, 0]
+    assert resized.dtype == np.float32
+    np.testing.assert_allclose(resized, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_resize_prediction_asymmetric(old, new):
+    array = np.random.default_rng(7).random(old, dtype=np.float32)
+    expected = np.empty(new)
+    for i in range(new[0]):
+        for j in range(new[1]):
+            y, x = i * old[0] / new[0], j * old[1] / new[1]
+            y0, x0 = int(y), int(x)
+            y1, x1 = min(y0 + 1, old[0] - 1), min(x0 + 1, old[1] - 1)
+            top = (1 - (x - x0)) * array[y0, x0] + (x - x0) * array[y0, x1]
+            bottom = (1 - (x - x0)) * array[y1, x0] + (x - x0) * array[y1, x1]
+            expected[i, j] = (1 - (y - y0)) * top + (y - y0) * bottom
+    resized = resize_prediction(array, *new, half_pixel=False)
+    assert resized.dtype == np.float32
+    np.testing.assert_allclose(resized, expected, atol=1e-6)
+
+
+def test_resize_modes_by_hand():
+    row = np.array([[0.0, 4.0]], np.float32)
+    np.testing.assert_array_equal(resize_prediction(row, 1, 4), [[0, 1, 3, 4]])
+    np.testing.assert_array_equal(resize_prediction(row, 1, 4, half_pixel=False), [[0, 2, 4, 4]])

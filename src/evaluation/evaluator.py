@@ -7,55 +7,40 @@ disk are scored in the same way.
 
 import math
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Union
 
 import numpy as np
 
+from src.common.ahead import run_ahead
 from src.common.errors import DataError
 from src.evaluation.datasets.base import DenseSample, EvalDataset, OrdinalSample
-from src.evaluation.metric import DenseScore, OrdinalScore, mean_over_images, score_dense, score_ordinal
+from src.evaluation.metric import Score, mean_over_images, score_dense, score_ordinal
 from src.utils.transforms import resize_prediction
 
 Sample = Union[DenseSample, OrdinalSample]
 
 
 @dataclass(frozen=True)
-class Record:
-    """Score of one image.
+class Record(Score):
+    """Score of one image, and which image it is.
 
     Attributes:
         dataset: Name of the data set.
-        number: Of the sample in its data set, counted from 1.
         image: Name of the sample.
         metric: See ``EvalDataset``.
-        value: The metric; NaN if there was nothing to compare.
-        scale: Fitted scale of the inverse depth, see ``DenseScore``: its sign bit says that the prediction is
-            inverted; None for ordinal data.
-        shift: Fitted shift, 1/m; None for ordinal data.
-        compared: How many valid pixels, or pairs of points, were compared.
         ms: Milliseconds that the prediction took, without reading and scoring; the network's compilation is in it
             where this image caused one.
+        number: Of the sample in its data set, counted from 1.
     """
 
     dataset: str
-    number: int
     image: str
     metric: str
-    value: float
-    scale: Optional[float]
-    shift: Optional[float]
-    compared: int
     ms: float
-
-    @property
-    def inverted(self) -> bool:
-        """Whether the prediction is inverted, see ``DenseScore``."""
-        return self.scale is not None and math.copysign(1.0, self.scale) < 0
+    number: int
 
 
 @dataclass(frozen=True)
@@ -94,9 +79,7 @@ class SetResult:
     faulty: int
 
 
-def score_prediction(
-    dataset: EvalDataset, sample: Sample, inverse_depth: np.ndarray
-) -> Union[DenseScore, OrdinalScore]:
+def score_prediction(dataset: EvalDataset, sample: Sample, inverse_depth: np.ndarray) -> Score:
     """Resizes a prediction to the size of its ground truth and scores it.
 
     Args:
@@ -111,9 +94,7 @@ def score_prediction(
     try:
         if isinstance(sample, OrdinalSample):
             return score_ordinal(resized, sample.points, sample.relation)
-        return score_dense(
-            resized, sample.depth, sample.valid, dataset.metric, dataset.cap_m, accept_inverted=dataset.accept_inverted
-        )
+        return score_dense(resized, sample.depth, sample.valid, dataset.metric, dataset.cap_m, dataset.accept_inverted)
     except DataError as error:
         raise DataError(f"{dataset.name} {sample.name}: {error}") from error
 
@@ -141,54 +122,34 @@ def evaluate(
         A Record or a Fault for every sample, in the order of ``numbers``.
     """
 
-    def read(number: int) -> tuple[Sample, Any]:
-        sample = dataset[number - 1]
-        return sample, prepare(sample)
-
-    def score(number: int, sample: Sample, inverse_depth: np.ndarray, ms: float) -> Record:
-        result = score_prediction(dataset, sample, inverse_depth)
-        dense = isinstance(result, DenseScore)
-        return Record(
-            dataset=dataset.name,
-            number=number,
-            image=sample.name,
-            metric=dataset.metric,
-            value=result.value,
-            scale=result.scale if dense else None,
-            shift=result.shift if dense else None,
-            compared=result.valid_pixels if dense else result.pairs,
-            ms=ms,
-        )
-
-    def outcome(number: int, scored: "Future[Record]") -> Union[Record, Fault]:
+    def read(number: int) -> Union[tuple, Fault]:
         try:
-            return scored.result()
+            sample = dataset[number - 1]
+            return number, sample, prepare(sample)
         except DataError as error:
             return Fault(number, str(error))
 
-    pool = ThreadPoolExecutor(workers)
-    try:
-        submitted = ((number, pool.submit(read, number)) for number in numbers)
-        reading = deque(islice(submitted, workers + 1))
-        scoring: deque = deque()
-        while reading:
-            number, future = reading.popleft()
-            try:
-                sample, prepared = future.result()
-            except DataError:
-                scoring.append((number, future))
-            else:
-                start = time.perf_counter()
-                inverse_depth = predict(prepared)
-                ms = 1000 * (time.perf_counter() - start)
-                scoring.append((number, pool.submit(score, number, sample, inverse_depth, ms)))
-            reading.extend(islice(submitted, 1))
-            while scoring and (len(scoring) > workers or scoring[0][1].done()):
-                yield outcome(*scoring.popleft())
-        while scoring:
-            yield outcome(*scoring.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def infer(loaded: Union[tuple, Fault]) -> Union[tuple, Fault]:
+        if isinstance(loaded, Fault):
+            return loaded
+        number, sample, prepared = loaded
+        start = time.perf_counter()
+        inverse_depth = predict(prepared)
+        return number, sample, inverse_depth, 1000 * (time.perf_counter() - start)
+
+    def score(predicted: Union[tuple, Fault]) -> Union[Record, Fault]:
+        if isinstance(predicted, Fault):
+            return predicted
+        number, sample, inverse_depth, ms = predicted
+        try:
+            values = vars(score_prediction(dataset, sample, inverse_depth))
+        except DataError as error:
+            return Fault(number, str(error))
+        return Record(**values, dataset=dataset.name, image=sample.name, metric=dataset.metric, ms=ms, number=number)
+
+    with ThreadPoolExecutor(workers) as pool:
+        loaded = run_ahead(pool, read, numbers, workers)
+        yield from run_ahead(pool, score, map(infer, loaded), workers)
 
 
 def summarise(dataset: EvalDataset, records: Iterable[Record], faulty: int) -> SetResult:

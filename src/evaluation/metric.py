@@ -7,7 +7,7 @@ shift of its inverse depth, which are fitted to each image before it is scored. 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -24,36 +24,26 @@ class Alignment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DenseScore:
-    """Score of one image with a ground-truth depth map.
+class Score:
+    """Score of one image.
 
     Attributes:
-        value: The metric; NaN if the image has no valid pixel.
-        scale: Fitted scale of the inverse depth, in 1/m per unit of the prediction. Where ``inverted`` it is below 0,
-            or -0.0 if inverted predictions are not accepted.
-        shift: Fitted shift of the inverse depth, in 1/m.
-        valid_pixels: How many pixels were compared.
-        inverted: Whether the best scale is below 0: the prediction grows with depth.
+        value: The metric; NaN if there was nothing to compare.
+        scale: Fitted scale of the inverse depth, in 1/m per unit of the prediction. Where the prediction is inverted it
+            is below 0, or -0.0 if inverted predictions are not accepted. None for ordinal data.
+        shift: Fitted shift of the inverse depth, in 1/m; None for ordinal data.
+        compared: How many valid pixels, or pairs of points, were compared.
     """
 
     value: float
-    scale: float
-    shift: float
-    valid_pixels: int
-    inverted: bool
+    scale: Optional[float]
+    shift: Optional[float]
+    compared: int
 
-
-@dataclass(frozen=True)
-class OrdinalScore:
-    """Score of one image with ordered pairs of points.
-
-    Attributes:
-        value: WHDR, the share (0..1) of pairs in the wrong order; NaN if the image has no pair.
-        pairs: How many pairs were compared.
-    """
-
-    value: float
-    pairs: int
+    @property
+    def inverted(self) -> bool:
+        """Whether the best scale is below 0: the prediction grows with depth."""
+        return self.scale is not None and math.copysign(1.0, self.scale) < 0
 
 
 def _check_prediction(inverse_depth: np.ndarray) -> None:
@@ -102,7 +92,7 @@ def score_dense(
     metric: str,
     cap_m: float,
     accept_inverted: bool = False,
-) -> DenseScore:
+) -> Score:
     """Scores one predicted inverse depth map against ground-truth depth.
 
     The prediction is aligned with 1 / depth over the valid pixels, limited to ``cap_m`` (aligned inverse
@@ -137,15 +127,14 @@ def score_dense(
     _check_prediction(inverse_depth)
     depth = depth_m[valid]
     if not depth.size:
-        return DenseScore(math.nan, math.nan, math.nan, 0, False)
+        return Score(math.nan, math.nan, math.nan, 0)
     if not (depth.min() > 0 and depth.max() < math.inf):  # false for NaN, too
         raise ValueError("expected a finite depth above 0 on every valid pixel")
 
     # Computed in float64 and in place: pictures of ETH3D have 24 million pixels.
     prediction = inverse_depth[valid]
     (scale, shift), target_mean = _fit(prediction, np.divide(1.0, depth, dtype=np.float64))
-    inverted = scale < 0
-    if inverted and not accept_inverted:
+    if scale < 0 and not accept_inverted:
         scale, shift = -0.0, target_mean
     ratio = np.multiply(prediction, scale, dtype=np.float64)
     ratio += shift
@@ -158,10 +147,10 @@ def score_dense(
     else:
         ratio -= 1.0
         value = float(np.abs(ratio, out=ratio).mean())
-    return DenseScore(value, scale, shift, int(depth.size), inverted)
+    return Score(value, scale, shift, int(depth.size))
 
 
-def score_ordinal(inverse_depth: np.ndarray, points: np.ndarray, relation: np.ndarray) -> OrdinalScore:
+def score_ordinal(inverse_depth: np.ndarray, points: np.ndarray, relation: np.ndarray) -> Score:
     """Scores one predicted inverse depth map by the order of pairs of points (WHDR with equal weights).
 
     A pair counts as wrong if the predicted order contradicts the annotated one or is a tie: the annotator saw
@@ -184,7 +173,7 @@ def score_ordinal(inverse_depth: np.ndarray, points: np.ndarray, relation: np.nd
     if points.shape != (len(relation), 4):
         raise ValueError(f"expected points of shape ({len(relation)}, 4), found {points.shape}")
     if not len(relation):
-        return OrdinalScore(math.nan, 0)
+        return Score(math.nan, None, None, 0)
     if not np.isin(relation, (-1, 1)).all():
         raise ValueError("expected relations of +1 (farther) and -1 (nearer) only")
     height, width = inverse_depth.shape
@@ -193,7 +182,7 @@ def score_ordinal(inverse_depth: np.ndarray, points: np.ndarray, relation: np.nd
     y1, x1, y2, x2 = points.T
     first, second = inverse_depth[y1, x1], inverse_depth[y2, x2]
     right = np.where(relation > 0, first < second, first > second)
-    return OrdinalScore(1.0 - float(right.mean()), len(relation))
+    return Score(1.0 - float(right.mean()), None, None, len(relation))
 
 
 def mean_over_images(values: Iterable[float]) -> float:

@@ -13,14 +13,13 @@ pairs of points), ``ms``, and ``number``, that of the image in its set from 1, b
 
 import csv
 import hashlib
-import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO, Union
+from typing import Any, Optional, TextIO, Union
 
 from src.common.atomic import write_text
 from src.common.errors import MidasError, UsageError
@@ -28,7 +27,24 @@ from src.evaluation.datasets import DATASETS
 from src.evaluation.datasets.base import EvalDataset
 from src.evaluation.evaluator import Record, SetResult
 
-_COLUMNS = ["set", "image", "metric", "value", "scale", "shift", "valid_pixels", "ms", "number"]
+
+def _optional(cell: str) -> Optional[float]:
+    return float(cell) if cell else None
+
+
+# Column of val_details.csv -> field of Record, and how to read it.
+_COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "set": ("dataset", str),
+    "image": ("image", str),
+    "metric": ("metric", str),
+    "value": ("value", float),
+    "scale": ("scale", _optional),
+    "shift": ("shift", _optional),
+    "valid_pixels": ("compared", int),
+    "ms": ("ms", float),
+    "number": ("number", int),
+}
+_HEADER = ",".join(_COLUMNS)
 
 
 def content_hash(path: Union[str, Path]) -> str:
@@ -97,7 +113,7 @@ class ResultFiles:
         now = json.loads(json.dumps(settings))
         now["data"] = {dataset.name: dataset.fingerprint() for dataset in datasets}
         resume = resume and (self.details.exists() or self.ann_file.exists())
-        text = ",".join(_COLUMNS) + "\n"
+        text = f"{_HEADER}\n"
         if resume:
             text = self._load(now)
         try:
@@ -123,12 +139,8 @@ class ResultFiles:
 
     def append(self, record: Record) -> None:
         """Adds a row; it survives the end of this process from here on."""
-        cells = (
-            record.dataset, record.image, record.metric, record.value, record.scale, record.shift, record.compared,
-            record.ms, record.number,
-        )  # fmt: skip
         with _writing(self.details):
-            self._writer.writerow(cells)
+            self._writer.writerow([getattr(record, field) for field, _ in _COLUMNS.values()])
             self._file.flush()
 
     def finish(self, result: SetResult) -> None:
@@ -148,25 +160,13 @@ class ResultFiles:
 
     def _load(self, now: dict[str, Any]) -> str:
         """Reads the files and returns the sound text of the details; ``now`` takes over the data of other sets."""
-        for path in (self.details, self._settings):
-            if not path.exists():
-                raise UsageError(f"resume: expected {path} beside those of {self.ann_file}, found none")
-        try:
-            text = self.details.read_text(encoding="utf-8", errors="replace")
-            settings = self._settings.read_text(encoding="utf-8", errors="replace")
-            if self.ann_file.exists():
-                self._values = _parse_values(self.ann_file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"resume: {error.filename}: cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise UsageError(f"resume: {self.ann_file}: expected names of data sets and numbers, {error}") from error
+        text = self._read(self.details, str, "text")
         text = text[: text.rfind("\n") + 1]  # a killed run may leave half a row
-        self._records = list(self._parse_rows(text))
-        try:
-            found = dict(json.loads(settings))
-            data = dict(found["data"])
-        except (ValueError, TypeError, KeyError):
-            raise UsageError(f"resume: {self._settings}: expected settings and data, found others") from None
+        self._records = self._parse_rows(text)
+        if self.ann_file.exists():
+            self._values = self._read(self.ann_file, _parse_values, "names of data sets and numbers")
+        found = self._read(self._settings, _parse_settings, "settings and data")
+        data = found.pop("data")
         differences = [
             f"{key} {found.get(key)} (now {now.get(key)})"
             for key in {**now, **found}
@@ -184,36 +184,44 @@ class ResultFiles:
         now["data"] = {**data, **now["data"]}
         return text
 
-    def _parse_rows(self, table: str) -> Iterable[Record]:
-        rows = csv.reader(io.StringIO(table))
-        if next(rows, None) != _COLUMNS:
-            raise UsageError(f"resume: {self.details}: line 1: expected the header {','.join(_COLUMNS)}")
-        for row in rows:
+    def _read(self, path: Path, parse: Callable[[str], Any], expected: str) -> Any:
+        try:
+            return parse(path.read_text(encoding="utf-8", errors="replace"))
+        except FileNotFoundError:
+            raise UsageError(f"resume: expected {path} beside those of {self.ann_file}, found none") from None
+        except OSError as error:
+            raise UsageError(f"resume: {path}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"resume: {path}: expected {expected}, found {error}") from error
+
+    def _parse_rows(self, table: str) -> list[Record]:
+        header, *lines = table.splitlines() or [""]
+        if header != _HEADER:
+            raise UsageError(f"resume: {self.details}: line 1: expected the header {_HEADER}")
+        records = []
+        for number, row in enumerate(csv.reader(lines), start=2):
             try:
-                dataset, image, metric, value, scale, shift, compared, ms, number = row
-                yield Record(
-                    DATASETS[dataset].name,
-                    int(number),
-                    image,
-                    metric,
-                    float(value),
-                    float(scale) if scale else None,
-                    float(shift) if shift else None,
-                    int(compared),
-                    float(ms),
-                )
+                cells = dict(zip(_COLUMNS, row))
+                records.append(Record(**{field: read(cells[name]) for name, (field, read) in _COLUMNS.items()}))
             except (ValueError, KeyError):
                 raise UsageError(
-                    f"resume: {self.details}: line {rows.line_num}: expected {','.join(_COLUMNS)}, "
-                    f"found {','.join(row)!r}"
+                    f"resume: {self.details}: line {number}: expected {_HEADER}, found {','.join(row)!r}"
                 ) from None
+        return records
 
 
 def _parse_values(text: str) -> dict[str, float]:
     values = json.loads(text)
     if not isinstance(values, dict):
-        raise ValueError(f"found {text.strip()!r}")
+        raise ValueError(repr(text.strip()))
     for name, value in values.items():
         if name not in DATASETS or not isinstance(value, (int, float)):
-            raise ValueError(f"found {name!r}: {value!r}")
+            raise ValueError(f"{name!r}: {value!r}")
     return values
+
+
+def _parse_settings(text: str) -> dict[str, Any]:
+    settings = json.loads(text)
+    if not isinstance(settings, dict) or not isinstance(settings.get("data"), dict):
+        raise ValueError("others")
+    return settings

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import NamedTuple, Optional
 
 from src.common.atomic import write_text
 from src.common.errors import DataError
@@ -44,45 +44,50 @@ class Pair:
     invalid: Optional[int] = None
 
 
-def read_mixdata(mixdata_path: PathLike) -> dict[str, dict[str, Any]]:
-    """Reads and checks a mixdata.json.
+class TrainingSet(NamedTuple):
+    """A set that mixdata.json lists: globs under the data root, and the value that means "missing", if there is one."""
 
-    Returns:
-        The tables ``img`` and ``depth`` (set name to glob) and ``invalid`` (set name to value, possibly empty).
+    name: str
+    images: str
+    depths: str
+    invalid: Optional[int]
+
+
+def read_mixdata(mixdata_path: PathLike) -> list[TrainingSet]:
+    """Reads and checks a mixdata.json; returns its sets in order of their names.
 
     Raises:
         DataError: The file is missing or malformed.
     """
     try:
-        content = json.loads(Path(mixdata_path).read_text(encoding="utf-8"))
+        tables = json.loads(Path(mixdata_path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{mixdata_path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{mixdata_path}: expected JSON: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(table, dict) for table in content.values()):
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise DataError(f'{mixdata_path}: expected an object of the tables "img", "depth" and optionally "invalid"')
-    tables: dict[str, dict[str, Any]] = {"invalid": {}, **content}
     unknown = sorted(set(tables) - {"img", "depth", "invalid"})
     if unknown:
         raise DataError(f'{mixdata_path}: unknown key "{unknown[0]}"; expected "img", "depth", "invalid"')
-    for key in ("img", "depth"):
-        if not tables.get(key):
-            raise DataError(f'{mixdata_path}: "{key}" names no set; expected a table of globs')
-        for name, pattern in tables[key].items():
-            if not isinstance(pattern, str) or not pattern.startswith("/"):
-                raise DataError(
-                    f'{mixdata_path}: "{key}"."{name}": expected a glob that starts with "/", found {pattern!r}'
-                )
-    for key, other in (("img", "depth"), ("depth", "img"), ("invalid", "img")):
-        alone = sorted(set(tables[key]) - set(tables[other]))
-        if alone:
-            raise DataError(f'{mixdata_path}: set "{alone[0]}" is in "{key}" but not in "{other}"')
-    for name, value in tables["invalid"].items():
-        if type(value) is not int or not 0 <= value <= 65535:
-            raise DataError(
-                f'{mixdata_path}: "invalid"."{name}": expected a whole number from 0 to 65535, found {value!r}'
-            )
-    return tables
+    images, depths, invalid = (tables.get(key, {}) for key in ("img", "depth", "invalid"))
+
+    def check(is_right: bool, key: str, name: str, expected: str, found: object) -> None:
+        if not is_right:
+            raise DataError(f'{mixdata_path}: "{key}"."{name}": expected {expected}, found {found!r}')
+
+    sets = []
+    for name in sorted({*images, *depths, *invalid}):
+        for key, table in (("img", images), ("depth", depths)):
+            is_glob = isinstance(table.get(name), str) and table[name].startswith("/")
+            check(is_glob, key, name, 'a glob that starts with "/"', table.get(name))
+        value = invalid.get(name)
+        is_grey = value is None or (type(value) is int and 0 <= value <= 65535)
+        check(is_grey, "invalid", name, "a whole number from 0 to 65535", value)
+        sets.append(TrainingSet(name, images[name], depths[name], value))
+    if not sets:
+        raise DataError(f'{mixdata_path}: "img" and "depth" name no set; expected tables of globs')
+    return sets
 
 
 def list_pairs(data_root: PathLike, mixdata_path: PathLike) -> tuple[list[Pair], list[str]]:
@@ -99,38 +104,31 @@ def list_pairs(data_root: PathLike, mixdata_path: PathLike) -> tuple[list[Pair],
     Raises:
         DataError: mixdata.json is missing or malformed, or one of its globs matches nothing.
     """
-    tables = read_mixdata(mixdata_path)
     pairs, faults = [], []
-    for name in sorted(tables["img"]):
-        images, depths = (
-            _files_by_stem(data_root, tables[key][name], mixdata_path, key, name) for key in ("img", "depth")
-        )
+    for name, image_glob, depth_glob, invalid in read_mixdata(mixdata_path):
+        images, depths = (_files_by_stem(data_root, pattern, mixdata_path) for pattern in (image_glob, depth_glob))
         for stem in sorted({*images, *depths}):
             if len(images[stem]) == len(depths[stem]) == 1:
-                pairs.append(Pair(name, images[stem][0], depths[stem][0], tables["invalid"].get(name)))
-            elif not depths[stem]:
-                faults += [f"{path}: no ground truth {stem}.* matches {tables['depth'][name]}" for path in images[stem]]
-            elif not images[stem]:
-                faults += [f"{path}: no image {stem}.* matches {tables['img'][name]}" for path in depths[stem]]
-            else:
-                candidates = images[stem] + depths[stem]
-                faults.append(f"{candidates[0]}: ambiguous name, shared by {', '.join(candidates[1:])}")
+                pairs.append(Pair(name, images[stem][0], depths[stem][0], invalid))
+            elif images[stem] and depths[stem]:
+                first, *others = images[stem] + depths[stem]
+                faults.append(f"{first}: ambiguous name, shared by {', '.join(others)}")
+            faults += [
+                f"{path}: no ground truth {stem}.* matches {depth_glob}" for path in images[stem] if not depths[stem]
+            ]
+            faults += [f"{path}: no image {stem}.* matches {image_glob}" for path in depths[stem] if not images[stem]]
     return pairs, faults
 
 
-def _files_by_stem(
-    data_root: PathLike, pattern: str, mixdata_path: PathLike, key: str, name: str
-) -> dict[str, list[str]]:
+def _files_by_stem(data_root: PathLike, pattern: str, mixdata_path: PathLike) -> dict[str, list[str]]:
     full_pattern = glob.escape(str(data_root).rstrip("/")) + pattern
-    paths = sorted(path for path in glob.glob(full_pattern) if os.path.isfile(path))
-    if not paths:
-        raise DataError(
-            f'{mixdata_path}: "{key}"."{name}": no file matches {full_pattern}; '
-            "preprocess/readme.md says how to get the data"
-        )
     by_stem = defaultdict(list)
-    for path in paths:
+    for path in sorted(filter(os.path.isfile, glob.glob(full_pattern))):
         by_stem[Path(path).stem].append(path)
+    if not by_stem:
+        raise DataError(
+            f"{mixdata_path}: no file matches {full_pattern}; preprocess/readme.md says how to get the data"
+        )
     return by_stem
 
 

@@ -182,11 +182,12 @@ def _first_bytes(path: Path) -> bytes:
 @contextmanager
 def _quiet_mindspore() -> Iterator[None]:
     """Keeps MindSpore's own lines about a file off stderr: the fault is reported once, by its exception."""
+    before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 def _read_mindspore(path: Path, is_wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
