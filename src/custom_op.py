@@ -82,7 +82,7 @@ class Upsample2x(nn.Cell):
     def __init__(self, mode: str):
         super().__init__()
         align_corners, half_pixel_centers = BILINEAR_MODES[mode]
-        self.resize = ops.operations.image_ops.ResizeBilinearV2(align_corners, half_pixel_centers)
+        self.resize = ops.ResizeBilinearV2(align_corners, half_pixel_centers)
 
     def construct(self, x):
         shape = ops.shape(x)
