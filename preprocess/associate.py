@@ -7,6 +7,7 @@ A line of associate.txt is ``rgb/TIME.png depth/TIME.png``. No picture occurs tw
 
 import argparse
 import math
+import re
 import sys
 from bisect import bisect_left, bisect_right
 from pathlib import Path
@@ -16,12 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.common.atomic import write_text
 from src.common.errors import DataError, UsageError, run_script
+from src.util import read_lines
 
 MAX_DIFFERENCE_S = 0.02
 
 
 def read_listing(path: Path) -> list[tuple[float, str]]:
-    """Reads rgb.txt or depth.txt: lines ``TIME FILE``. Empty lines and lines that start with # are skipped.
+    """Reads rgb.txt or depth.txt: lines ``TIME FILE``, see ``read_lines``.
 
     Args:
         path: The list.
@@ -32,26 +34,12 @@ def read_listing(path: Path) -> list[tuple[float, str]]:
     Raises:
         DataError: The list is missing or empty, or has a line of another form.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected text, found a byte that is none at position {error.start}") from error
     entries = []
-    for number, line in enumerate(map(str.strip, lines), start=1):
-        if not line or line.startswith("#"):
-            continue
-        try:
-            stamp, name = line.split()
-            seconds = float(stamp)
-        except ValueError:
-            seconds = math.nan
-        if not math.isfinite(seconds):
+    for number, line in read_lines(path):
+        match = re.fullmatch(r"(\d+\.?\d*)\s+(\S+)", line)
+        if match is None:
             raise DataError(f"{path}: line {number}: expected 'TIME FILE', found {line!r}")
-        entries.append((seconds, name))
-    if not entries:
-        raise DataError(f"{path}: expected lines 'TIME FILE', found none")
+        entries.append((float(match[1]), match[2]))
     return entries
 
 
@@ -66,13 +54,12 @@ def associate(first: list[float], second: list[float], max_difference: float) ->
     Returns:
         Positions (in ``first``, in ``second``) of the pairs, in order of the first one's time.
     """
-    order = sorted(range(len(second)), key=second.__getitem__)
-    times = [second[j] for j in order]
+    by_time = sorted((time, j) for j, time in enumerate(second))
+    reach = 2 * max_difference  # wider than needed: the sums are rounded, the differences below decide
     candidates = []
     for i, time in enumerate(first):
-        reach = 2 * max_difference  # wider than needed: the sums are rounded, the differences below decide
-        window = range(bisect_left(times, time - reach), bisect_right(times, time + reach))
-        candidates += [(abs(time - times[k]), time, times[k], i, order[k]) for k in window]
+        window = slice(bisect_left(by_time, (time - reach,)), bisect_right(by_time, (time + reach, math.inf)))
+        candidates += [(abs(time - other), time, other, i, j) for other, j in by_time[window]]
     pairs: dict[int, int] = {}
     taken = set()
     for difference, *_, i, j in sorted(candidates):
@@ -104,11 +91,9 @@ def associate_files(
     rgb_times, depth_times = [time for time, _ in rgb], [time + offset for time, _ in depth]
     pairs = associate(rgb_times, depth_times, max_difference)
     if not pairs:
-        raise DataError(
-            f"{depth_list}: expected time stamps within {max_difference:g} s of {rgb_list}, "
-            f"found {min(depth_times):.6f}..{max(depth_times):.6f} with the offset, "
-            f"against {min(rgb_times):.6f}..{max(rgb_times):.6f}"
-        )
+        found, against = (f"{min(times):.6f}..{max(times):.6f}" for times in (depth_times, rgb_times))
+        expected = f"time stamps within {max_difference:g} s of {rgb_list}"
+        raise DataError(f"{depth_list}: expected {expected}, found {found} with the offset, against {against}")
     write_text(output, "".join(f"{rgb[i][1]} {depth[j][1]}\n" for i, j in pairs))
     return f"{output}: {len(pairs)} pairs of {len(rgb)} colour and {len(depth)} depth pictures"
 

@@ -3,9 +3,9 @@
 import json
 import sys
 from pathlib import Path
-from typing import Union
 
 import numpy as np
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -13,8 +13,8 @@ from src.common.device import setup_device
 from src.common.errors import run_script
 from src.config import Config, load_config
 from src.evaluation.datasets import open_dataset
-from src.evaluation.datasets.base import DenseSample, EvalDataset, OrdinalSample
-from src.evaluation.evaluator import score_prediction
+from src.evaluation.datasets.base import EvalDataset, OrdinalSample
+from src.evaluation.evaluator import Sample, score_prediction
 from src.inference.predictor import Predictor, load_predictor
 from src.training.loss_log import read_loss_csv
 from src.utils.transforms import resize_prediction
@@ -23,56 +23,50 @@ COLUMNS = ("image", "ground truth", "before training", "after training", "error 
 ERROR_RANGE = 0.5  # relative depth error that gets the brightest colour
 
 
-def predict(predictor: Predictor, dataset: EvalDataset, sample: Union[DenseSample, OrdinalSample]) -> np.ndarray:
-    """Predicts a sample's inverse depth at the size of its image."""
-    prepared = predictor.prepare(sample.image, dataset.resize_method)
-    return resize_prediction(predictor.infer(prepared), *sample.image.shape[:2], half_pixel=dataset.half_pixel)
-
-
-def aligned_inverse_depth(predictor: Predictor, dataset: EvalDataset, sample: DenseSample) -> np.ndarray:
-    """Predicts a sample's inverse depth in 1/m: aligned with the ground truth and capped, as it is scored."""
-    prediction = predict(predictor, dataset, sample)
+def predict(predictor: Predictor, dataset: EvalDataset, sample: Sample) -> np.ndarray:
+    """Predicts a sample's inverse depth at the size of its image: in 1/m, as it is scored, if its depth is known."""
+    inverse_depth = predictor.infer(predictor.prepare(sample.image, dataset.resize_method))
+    prediction = resize_prediction(inverse_depth, *sample.image.shape[:2], half_pixel=dataset.half_pixel)
+    if isinstance(sample, OrdinalSample):
+        return prediction
     score = score_prediction(dataset, sample, prediction)
     return np.maximum(score.scale * prediction + score.shift, 1 / dataset.cap_m)
 
 
-def draw_overview(config: Config, before: Predictor, after: Predictor, path: Path) -> None:
-    """Draws a row per data set: image, ground truth, predictions of inverse depth and error; the last row is DIW's."""
-    from matplotlib.figure import Figure
+def draw_points(row: np.ndarray, sample: OrdinalSample) -> None:
+    """Marks the two points of a sample in its image and in the predictions, and says which one is farther."""
+    for axes in row[[0, 2, 3]]:
+        for number, (y, x) in enumerate(sample.points[0].reshape(2, 2), start=1):
+            axes.text(x, y, str(number), color="white", backgroundcolor="black", ha="center", va="center")
+    farther = 1 if sample.relation[0] > 0 else 2
+    row[1].text(0.5, 0.5, f"point {farther}\nis farther", ha="center", transform=row[1].transAxes)
+    row[4].axis("off")
 
+
+def draw_overview(config: Config, predictors: list[Predictor], path: Path) -> None:
+    """Draws a row per data set: image, ground truth, predictions of inverse depth and error; the last row is DIW's."""
     figure = Figure(figsize=(15, 12), layout="constrained")
-    rows = figure.subplots(len(config.data_names), len(COLUMNS))
+    rows = figure.subplots(len(config.data_names), len(COLUMNS), subplot_kw={"xticks": [], "yticks": []})
     for axes, title in zip(rows[0], COLUMNS):
         axes.set_title(title)
     for row, name in zip(rows, config.data_names):
         dataset = open_dataset(name, getattr(config, f"datapath_{name}"), config.eval_protocol)
         sample = dataset[0]
+        predictions = [predict(predictor, dataset, sample) for predictor in predictors]
+        limits = {"cmap": "inferno", "interpolation": "nearest"}  # other methods lose sparse pixels
+        if isinstance(sample, OrdinalSample):
+            draw_points(row, sample)
+        else:
+            truth = np.full(sample.depth.shape, np.nan)
+            truth[sample.valid] = 1 / sample.depth[sample.valid]
+            limits.update(vmin=np.nanpercentile(truth, 1), vmax=np.nanpercentile(truth, 99))
+            row[1].imshow(truth, **limits)
+            error = np.abs(truth / predictions[1] - 1)
+            shown = row[4].imshow(error, vmin=0, vmax=ERROR_RANGE, cmap="viridis", interpolation="nearest")
         row[0].imshow(sample.image)
         row[0].set_ylabel(name)
-        for axes in row:
-            axes.set(xticks=[], yticks=[])
-        if not isinstance(sample, DenseSample):
-            y1, x1, y2, x2 = sample.points[0]
-            farther = "1" if sample.relation[0] > 0 else "2"
-            for axes, predictor in ((row[0], None), (row[2], before), (row[3], after)):
-                if predictor is not None:
-                    axes.imshow(predict(predictor, dataset, sample), cmap="inferno")
-                for text, x, y in (("1", x1, y1), ("2", x2, y2)):
-                    axes.text(
-                        x, y, text, color="white", ha="center", va="center", bbox={"facecolor": "black", "pad": 2}
-                    )
-            row[1].text(0.5, 0.5, f"point {farther}\nis farther", ha="center", transform=row[1].transAxes)
-            row[4].axis("off")
-            continue
-        truth = np.where(sample.valid, 1 / np.where(sample.valid, sample.depth, 1), np.nan)
-        limits = {"vmin": np.nanpercentile(truth, 1), "vmax": np.nanpercentile(truth, 99)}
-        limits.update(cmap="inferno", interpolation="nearest")  # other methods lose sparse pixels
-        row[1].imshow(truth, **limits)
-        predictions = [aligned_inverse_depth(predictor, dataset, sample) for predictor in (before, after)]
         for axes, prediction in zip(row[2:4], predictions):
             axes.imshow(prediction, **limits)
-        error = np.where(sample.valid, np.abs(truth / predictions[1] - 1), np.nan)
-        shown = row[4].imshow(error, vmin=0, vmax=ERROR_RANGE, cmap="viridis", interpolation="nearest")
     figure.colorbar(shown, ax=rows[:, 4], label="|d - d*| / d*", shrink=0.5)
     figure.savefig(path, dpi=70)
 
@@ -82,8 +76,7 @@ def print_report(demo: Path, checkpoint: str) -> None:
     before, after = (json.loads((demo / when / "val.json").read_text()) for when in ("before", "after"))
     print(f"\n{'sample set':12}{'before training':>18}{'after training':>18}   (less is better)")
     for name, value in after.items():
-        value_before = f"{before[name]:.4g}" if name in before else "-"
-        print(f"{name:12}{value_before:>18}{value:18.4g}")
+        print(f"{name:12}{before.get(name, np.nan):18.4g}{value:18.4g}")
     rows = read_loss_csv(demo / "train" / "loss.csv")
     first, last = (np.mean([row.loss for row in rows if row.epoch == epoch]) for epoch in (1, rows[-1].epoch))
     print(f"\nloss: {first:.0f} in the first epoch, {last:.0f} in the last ({demo / 'train' / 'loss.png'})")
@@ -97,11 +90,10 @@ def main() -> None:
     """Runs the script: ``ckpt_path`` is the trained network, ``output_path`` the folder of the demo."""
     config = load_config(__doc__)
     setup_device(config.device_target, config.device_id, config.seed)
-    before, after = (
-        load_predictor(weights, "ckpt_path", config.network, **config.prediction) for weights in ("", config.ckpt_path)
-    )
+    weights = ("", config.ckpt_path)  # before and after training
+    predictors = [load_predictor(path, "ckpt_path", config.network, **config.prediction) for path in weights]
     demo = Path(config.output_path)
-    draw_overview(config, before, after, demo / "overview.png")
+    draw_overview(config, predictors, demo / "overview.png")
     print_report(demo, config.ckpt_path)
 
 

@@ -7,7 +7,6 @@ import argparse
 import difflib
 import functools
 import math
-import operator
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, NoReturn, Optional, Union, get_args, get_origin
 
 import yaml
 
@@ -34,71 +33,49 @@ PREDICTION_KEYS = (
     "eval_shapes", "img_width", "img_height", "ensure_multiple_of", "resize_method", *NORMALISATION_KEYS
 )  # fmt: skip
 
-_DATA_SETS_BY_WORD = {**{name.lower(): (name,) for name in names.DATA_SETS}, "all": names.DATA_SETS}
+_SETS_BY_WORD = {**{name.lower(): (name,) for name in names.DATA_SETS}, "all": names.DATA_SETS}
 
-# Each setting with the words that other projects use for it. A word may stand for several settings.
+# Words that other projects use -> the settings meant. A word that is part of a key, such as "mean", needs no entry.
 _SYNONYMS = {
-    "--config_path": "config cfg config_file config_path",
-    "device_target": "device gpu",
-    "device_id": "device gpu",
-    "run_distribute": "gpus",
-    "enable_compile_cache": "cache",
-    "num_parallel_workers": "workers num_workers",
-    "img_width": "width size image_size img_size resolution",
-    "img_height": "height size image_size img_size resolution",
-    "nm_img_mean": "mean",
-    "nm_img_std": "std",
-    "backbone_params_lr": "lr learning_rate base_lr encoder_lr",
-    "no_backbone_params_lr": "lr learning_rate base_lr decoder_lr",
-    "epoch_size": "epochs num_epochs max_epochs",
-    "batch_size": "bs batchsize",
-    "grad_clip_norm": "clip grad_clip",
-    "train_data_dir": "data dataset data_dir data_path",
-    "log_interval": "log_every",
-    "eval_protocol": "protocol",
-    "data_name": "datasets",
-    "input_path": "input image images",
-    "output_path": "output out save_dir",
-    "train_output_path": "output out save_dir",
-    "model_weights": "weights checkpoint ckpt pretrained model",
-    "ckpt_path": "weights checkpoint ckpt pretrained model",
-    "colormap": "cmap",
-    "file_format": "format",
+    "config cfg config_file": "--config_path",
+    "gpu": "device_target or device_id",
+    "gpus": "run_distribute",
+    "width": "img_width",
+    "size image_size img_size resolution": "img_width or img_height",
+    "lr learning_rate base_lr": "backbone_params_lr or no_backbone_params_lr",
+    "encoder_lr": "backbone_params_lr",
+    "decoder_lr": "no_backbone_params_lr",
+    "epochs num_epochs max_epochs": "epoch_size",
+    "bs": "batch_size",
+    "data dataset data_dir data_path": "train_data_dir",
+    "datasets": "data_name",
+    "image images": "input_path",
+    "output out save_dir": "output_path or train_output_path",
+    "weights checkpoint ckpt pretrained model": "model_weights or ckpt_path",
 }
 
 
-@dataclass(frozen=True)
-class _Rule:
+class _Rule(NamedTuple):
     """What a value must be.
 
     Attributes:
         expected: Completes the sentence "expected ...".
         accepts: Whether a value of the right type is in range.
         is_path: A path, or several.
-        is_data_path: The path is looked up under ``train_data_dir``.
     """
 
     expected: str
     accepts: Callable[[Any], bool] = lambda value: True
     is_path: bool = False
-    is_data_path: bool = False
-
-
-def _at_least(least: int) -> _Rule:
-    return _Rule(f"an integer >= {least}", lambda value: value >= least)
-
-
-def _multiple_of(unit: int) -> _Rule:
-    return _Rule(f"a positive multiple of {unit}", lambda value: value > 0 and value % unit == 0)
 
 
 def _one_of(*choices: str) -> _Rule:
     return _Rule("one of " + ", ".join(choices), lambda value: value in choices)
 
 
-def _each(count: int, kind: str, accepts: Callable[[Any], bool] = lambda item: True, **flags: bool) -> _Rule:
+def _each(count: int, kind: str, accepts: Callable[[Any], bool] = lambda item: True) -> _Rule:
     """A list of ``count`` items, each of which passes ``accepts``."""
-    return _Rule(f"a list of {count} {kind}", lambda items: len(items) == count and all(map(accepts, items)), **flags)
+    return _Rule(f"a list of {count} {kind}", lambda items: len(items) == count and all(map(accepts, items)))
 
 
 def _words(data_name: str) -> list[str]:
@@ -106,21 +83,18 @@ def _words(data_name: str) -> list[str]:
 
 
 _Flag = Annotated[bool, _Rule("True or False")]
-_ONLY_FALSE = _Rule("False (on ModelArts copy the data to a local path and set train_data_dir)", operator.not_)
-_Count = Annotated[int, _at_least(0)]
-_PositiveInt = Annotated[int, _at_least(1)]
-_Side = Annotated[int, _multiple_of(32)]
+_Count = Annotated[int, _Rule("an integer >= 0", lambda value: value >= 0)]
+_PositiveInt = Annotated[int, _Rule("an integer >= 1", lambda value: value >= 1)]
+_Side = Annotated[int, _Rule("a positive multiple of 32", lambda value: value > 0 and value % 32 == 0)]
 _Positive = Annotated[float, _Rule("a number > 0", lambda value: value > 0)]
 _NotNegative = Annotated[float, _Rule("a number >= 0", lambda value: value >= 0)]
 _Path = Annotated[str, _Rule("a path", bool, is_path=True)]
 _Weights = Annotated[str, _Rule("a path or ''", is_path=True)]
-_DataPath = Annotated[str, _Rule("a path", bool, is_path=True, is_data_path=True)]
 _FlagOrText = Union[bool, str]
+_ONLY_FALSE = _Rule("False (on ModelArts copy the data to a local path and set train_data_dir)", lambda flag: not flag)
 _CHECKPOINT = _Rule("True, False or the path of a checkpoint", lambda value: value != "", is_path=True)
-_DATA_NAMES = _Rule(
-    "all or a comma-separated list of " + ", ".join(names.DATA_SETS),
-    lambda value: all(word in _DATA_SETS_BY_WORD for word in _words(value)),
-)
+_SETS = ", ".join(names.DATA_SETS)
+_DATA_NAMES = _Rule(f"all or a comma-separated list of {_SETS}", lambda value: {*_words(value)} <= {*_SETS_BY_WORD})
 
 
 @dataclass(frozen=True)
@@ -143,7 +117,7 @@ class Config:
     width_per_group: _PositiveInt
     groups: _PositiveInt
     in_channels: _PositiveInt
-    features: Annotated[int, _multiple_of(8)]
+    features: Annotated[int, _Rule("a positive multiple of 8", lambda value: value > 0 and value % 8 == 0)]
     layers: Annotated[tuple[int, ...], _each(4, "integers >= 1", lambda item: item >= 1)]
 
     img_width: _Side
@@ -166,7 +140,7 @@ class Config:
     loss: Annotated[str, _one_of(*names.LOSSES)]
     grad_clip_norm: _NotNegative
     train_data_dir: _Path
-    mixdata: _DataPath
+    mixdata: _Path
     skip_bad_samples: _Flag
     train_output_path: _Path
     resume: Annotated[_FlagOrText, _CHECKPOINT]
@@ -177,12 +151,12 @@ class Config:
 
     eval_protocol: Annotated[str, _one_of(*names.PROTOCOLS)]
     eval_shapes: Annotated[str, _one_of("dynamic", "static")]
-    datapath_TUM: _DataPath
-    datapath_Sintel: _DataPath
-    datapath_ETH3D: _DataPath
-    datapath_Kitti: _DataPath
-    datapath_DIW: _DataPath
-    datapath_NYU: Annotated[tuple[str, ...], _each(2, "paths", bool, is_path=True, is_data_path=True)]
+    datapath_TUM: _Path
+    datapath_Sintel: _Path
+    datapath_ETH3D: _Path
+    datapath_Kitti: _Path
+    datapath_DIW: _Path
+    datapath_NYU: Annotated[tuple[str, ...], _each(2, "paths", bool)._replace(is_path=True)]
     ann_file: _Path
     ckpt_path: _Weights
     data_name: Annotated[str, _DATA_NAMES]
@@ -219,7 +193,7 @@ class Config:
     @property
     def data_names(self) -> tuple[str, ...]:
         """The evaluation sets that ``data_name`` asks for, each once, in the order given."""
-        return tuple(dict.fromkeys(name for word in _words(self.data_name) for name in _DATA_SETS_BY_WORD[word]))
+        return tuple(dict.fromkeys(name for word in _words(self.data_name) for name in _SETS_BY_WORD[word]))
 
     @property
     def required_data_names(self) -> tuple[str, ...]:
@@ -230,10 +204,10 @@ class Config:
 
 # key -> (type, rule)
 _SCHEMA: dict[str, tuple[Any, _Rule]] = {field.name: get_args(field.type) for field in fields(Config)}
+_DATA_PATHS = ("mixdata", *(f"datapath_{name}" for name in names.DATA_SETS))  # looked up under train_data_dir
 
 
-@dataclass(frozen=True)
-class _Setting:
+class _Setting(NamedTuple):
     """A value as it was written."""
 
     node: yaml.Node
@@ -257,28 +231,22 @@ def load_config(description: str, argv: Optional[Sequence[str]] = None, keys: Op
         SystemExit: ``--help`` was given and has been printed; the status is 0.
         UsageError: A key is unknown, repeated in a file or missing from ``config.yaml``, a value is of the
             wrong type or out of range, or a file cannot be read as a YAML mapping.
-        ValueError: ``keys`` has a name that is no setting.
     """
-    text = _read_text(DEFAULTS_FILE)
-    settings = _parse_yaml(text, DEFAULTS_FILE)
-    options = _parse_command_line(_create_parser(description, keys, text, settings), argv)
-    if "config_path" in options:
-        path = Path(os.path.expanduser(options.pop("config_path")))
-        settings.update(_parse_yaml(_read_text(path), path))
-    for key, value in options.items():
-        settings[key] = _Setting(_option_node(key, value), _one_line(value), _COMMAND_LINE)
+    settings = _read_settings(DEFAULTS_FILE)
     missing = [key for key in _SCHEMA if key not in settings]
     if missing:
         raise UsageError(f"{DEFAULTS_FILE}: expected every key, found no {', '.join(missing)}")
-
+    options = _parse_command_line(_create_parser(description, keys, settings), argv)
+    if "config_path" in options:
+        settings.update(_read_settings(Path(os.path.expanduser(options.pop("config_path")))))
+    for key, value in options.items():
+        settings[key] = _Setting(yaml.ScalarNode("", value), _one_line(value), _COMMAND_LINE)
     values = {key: _checked_value(key, settings[key]) for key in _SCHEMA}
     _check_together(values, settings)
     for key, (_, rule) in _SCHEMA.items():  # train_data_dir comes before the paths under it
         if rule.is_path:
             base = os.getcwd() if settings[key].source == _COMMAND_LINE else str(REPOSITORY)
-            if rule.is_data_path:
-                base = values["train_data_dir"]
-            absolute = functools.partial(_absolute_path, base=base, is_data_path=rule.is_data_path)
+            absolute = functools.partial(_absolute_path, key, values["train_data_dir"], base)
             values[key] = _map_paths(absolute, values[key])
     return Config(**values)
 
@@ -286,30 +254,27 @@ def load_config(description: str, argv: Optional[Sequence[str]] = None, keys: Op
 def dump_config(config: Config) -> str:
     """Formats all settings as YAML, one a line; it loads again, from any folder, to an equal object."""
     values = asdict(config)
-    for key, (_, rule) in _SCHEMA.items():
-        if rule.is_data_path:  # relative, because an absolute path is used as it is only while it exists
-            values[key] = _map_paths(lambda path: os.path.relpath(path, config.train_data_dir), values[key])
+    for key in _DATA_PATHS:  # relative, because an absolute path is used as it is only while it exists
+        values[key] = _map_paths(lambda path: os.path.relpath(path, config.train_data_dir), values[key])
     body = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True, width=math.inf)
     return "# Settings of one run. Load them again with --config_path.\n" + body
 
 
 def require_folder(config: Config, key: str) -> None:
-    """Raises UsageError unless the path (or every path) of ``key`` is an existing folder."""
+    """Raises UsageError unless the path of ``key`` is an existing folder."""
     _require(config, key, "folder", os.path.isdir)
 
 
 def require_file(config: Config, key: str) -> None:
-    """Raises UsageError unless the path (or every path) of ``key`` is an existing file."""
+    """Raises UsageError unless the path of ``key`` is an existing file."""
     _require(config, key, "file", os.path.isfile)
 
 
 def _require(config: Config, key: str, kind: str, exists: Callable[[str], bool]) -> None:
-    value = getattr(config, key)
-    for path in value if isinstance(value, tuple) else (value,):
-        if exists(path):
-            continue
-        found = f"{'something else' if os.path.exists(path) else 'nothing'} at {path}" if path else "an empty path"
-        if _SCHEMA[key][1].is_data_path:
+    path = getattr(config, key)
+    if not exists(path):
+        found = f"{'something else' if os.path.exists(path) else 'nothing'} at {path}"
+        if key in _DATA_PATHS:
             found += " (looked up under train_data_dir unless it is an absolute path that exists)"
         raise UsageError(f"{key}: expected a {kind}, found {found}")
 
@@ -317,24 +282,17 @@ def _require(config: Config, key: str, kind: str, exists: Callable[[str], bool])
 # ---- files
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: expected a YAML file with settings, found: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x}") from error
-
-
-def _parse_yaml(text: str, path: Path) -> dict[str, _Setting]:
+def _read_settings(path: Path) -> dict[str, _Setting]:
     """Reads a YAML mapping into its nodes; constructs no object."""
     try:
+        text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         problem = ", ".join(filter(None, (error.context, error.problem)))
         raise UsageError(f"{path}:{error.problem_mark.line + 1}: expected valid YAML: {problem}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: expected valid YAML: {_one_line(str(error))}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or _one_line(str(error))
+        raise UsageError(f"{path}: expected a YAML file with settings in UTF-8, found: {reason}") from error
     if not isinstance(root, yaml.MappingNode):
         found = f"a {root.id}" if root else "an empty file"
         raise UsageError(f"{path}: expected 'key: value' lines, found {found}")
@@ -358,7 +316,8 @@ def _check_key(key: str, source: str) -> None:
     if key in _SCHEMA:
         return
     word = key.lower().replace("-", "_")
-    meant = [target for target, words in _SYNONYMS.items() if word in words.split()]
+    meant = [target for words, target in _SYNONYMS.items() if word in words.split()]
+    meant = meant or [other for other in _SCHEMA if word in other.split("_")]
     meant = meant or difflib.get_close_matches(word, [*_SCHEMA, "--config_path"], n=1, cutoff=0.5)
     hint = f"did you mean {' or '.join(meant)}?" if meant else f"{DEFAULTS_FILE.name} lists all keys"
     raise UsageError(f"{source}: unknown key '{key}'; {hint}")
@@ -383,13 +342,10 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{_COMMAND_LINE}: {message}")
 
 
-def _create_parser(
-    description: str, keys: Optional[Iterable[str]], text: str, defaults: dict[str, _Setting]
-) -> _Parser:
-    """Makes a parser of all settings; the headings and comments in the ``text`` of config.yaml are its help."""
+def _create_parser(description: str, keys: Optional[Iterable[str]], defaults: dict[str, _Setting]) -> _Parser:
+    """Makes a parser of all settings; the headings and comments in config.yaml are its help."""
+    text = DEFAULTS_FILE.read_text(encoding="utf-8")
     shown = set(_SCHEMA if keys is None else keys)
-    if not shown <= _SCHEMA.keys():
-        raise ValueError(f"keys: expected names of settings, found {', '.join(sorted(shown - _SCHEMA.keys()))}")
     others = "The other settings of config.yaml are accepted, too; this script does not read them."
     parser = _Parser(
         usage="python %(prog)s [--config_path FILE] [--key value ...]",
@@ -400,24 +356,21 @@ def _create_parser(
         allow_abbrev=False,
         add_help=False,
     )
-    introduction, *sections = re.split(r"^# -+ (.+) -+\n", text, flags=re.MULTILINE)
-    group = parser.add_argument_group("Command line", _uncommented(introduction))
+    about_group = _uncommented(re.match(r"(?:#.*\n)*", text)[0])
+    group = parser.add_argument_group("Command line", about_group)
     group.add_argument("--config_path", metavar="FILE", help="YAML file with settings.")
     group.add_argument("-h", "--help", action="help", help="Print this text and exit.")
-    hidden = set(_SCHEMA)
-    for heading, body in zip(sections[::2], sections[1::2]):
-        entries = re.findall(r"((?:^#.*\n)*)^(\w+):", body, flags=re.MULTILINE)
-        entries = [(key, _uncommented(comment)) for comment, key in entries if key in shown & hidden]
-        if entries:
-            note = re.match(r"(?:(?:#.*\n)*(?=\n))?", body)[0]
-            group = parser.add_argument_group(heading, _uncommented(note) or None)
-        for key, comment in entries:
+    heading_or_key = r"^# -+ (.+) -+\n((?:#.*\n)*(?=\n))?|((?:^#.*\n)*)^(\w+):"
+    for heading, note, comment, key in re.findall(heading_or_key, text, flags=re.MULTILINE):
+        if heading:
+            group, about_group = parser.add_argument_group(heading), _uncommented(note) or None
+        elif key not in shown:
+            parser.add_argument(f"--{key}", help=argparse.SUPPRESS)
+        else:
+            group.description = about_group  # not before: argparse leaves out a group without text and arguments
             default = defaults[key].text.replace(" ", _NO_BREAK)
-            about = f"{comment} Allowed: {_SCHEMA[key][1].expected}. Default: {default}."
+            about = f"{_uncommented(comment)} Allowed: {_SCHEMA[key][1].expected}. Default: {default}."
             group.add_argument(f"--{key}", metavar="VALUE", help=about.replace("%", "%%"))
-            hidden.remove(key)
-    for key in hidden:
-        parser.add_argument(f"--{key}", help=argparse.SUPPRESS)
     return parser
 
 
@@ -439,21 +392,12 @@ def _parse_command_line(parser: _Parser, argv: Optional[Sequence[str]]) -> dict[
     return vars(options)
 
 
-def _option_node(key: str, text: str) -> yaml.Node:
-    """A list is YAML; anything else is the text itself, so that a path may hold any character."""
-    node = yaml.ScalarNode("", text)
-    if get_origin(_SCHEMA[key][0]) is tuple:
-        with suppress(yaml.YAMLError):
-            node = yaml.compose(text, Loader=yaml.SafeLoader) or node
-    return node
-
-
 # ---- values
 
 
 def _checked_value(key: str, setting: _Setting) -> Any:
     kind, rule = _SCHEMA[key]
-    with suppress(ValueError):
+    with suppress(ValueError, yaml.YAMLError):
         value = _convert(kind, setting.node)
         if rule.accepts(value):
             return value
@@ -461,11 +405,13 @@ def _checked_value(key: str, setting: _Setting) -> Any:
 
 
 def _convert(kind: Any, node: yaml.Node) -> Any:
-    """Reads a YAML node as ``kind``; ValueError if it is anything else.
+    """Reads a YAML node as ``kind``; ValueError or YAMLError if it is anything else.
 
     Ignores the types of YAML 1.1, in which 1e-5 is text, 010 is 8 and 1:30 is 90.
     """
     if get_origin(kind) is tuple:
+        if isinstance(node, yaml.ScalarNode):  # a list on the command line
+            node = yaml.compose(node.value, Loader=yaml.SafeLoader)
         if isinstance(node, yaml.SequenceNode):
             return tuple(_convert(get_args(kind)[0], item) for item in node.value)
     elif isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:null":
@@ -482,23 +428,22 @@ def _convert(kind: Any, node: yaml.Node) -> Any:
 
 
 def _check_together(values: dict[str, Any], settings: dict[str, _Setting]) -> None:
-    """Checks that involve several keys."""
+    """Checks that involve two keys."""
 
-    def check(holds: bool, what: str, expected: str, *keys: str) -> None:
+    def check(holds: bool, key: str, expected: str, other: str) -> None:
         if not holds:
-            found = ", ".join(f"{key} {settings[key].text} ({settings[key].source})" for key in keys)
-            raise UsageError(f"{what}: expected {expected}, found {found}")
+            found = ", ".join(f"{name} {settings[name].text} ({settings[name].source})" for name in (key, other))
+            raise UsageError(f"{key}: expected {expected}, found {found}")
 
-    keys = ("in_channels", "width_per_group")
-    enough = "at least 64, or the bottlenecks of the first stage have no channels"
-    check(values["in_channels"] * values["width_per_group"] >= 64, " * ".join(keys), enough, *keys)
-    multiple = "ensure_multiple_of"
+    channels = values["in_channels"] * values["width_per_group"]
+    check(channels >= 64, "in_channels", "in_channels * width_per_group to be at least 64", "width_per_group")
+    unit = "ensure_multiple_of"
     for side in ("img_width", "img_height"):
-        check(values[side] % values[multiple] == 0, side, f"a multiple of {multiple}", side, multiple)
-    for part in ("backbone", "no_backbone"):
-        start, end = f"{part}_params_lr", f"{part}_params_end_lr"
-        holds = not values["lr_decay"] or values[end] <= values[start]
-        check(holds, end, f"at most {start} when lr_decay is on", end, start)
+        check(values[side] % values[unit] == 0, side, f"a multiple of {unit}", unit)
+    for start in ("backbone_params_lr", "no_backbone_params_lr"):
+        end = start.replace("_lr", "_end_lr")
+        falls = not values["lr_decay"] or values[end] <= values[start]
+        check(falls, end, f"at most {start} when lr_decay is on", start)
 
 
 # ---- paths
@@ -511,8 +456,8 @@ def _map_paths(change: Callable[[str], str], value: Any) -> Any:
     return change(value) if isinstance(value, str) and value else value
 
 
-def _absolute_path(path: str, base: str, is_data_path: bool) -> str:
+def _absolute_path(key: str, data_root: str, base: str, path: str) -> str:
     path = os.path.expanduser(path)
-    if is_data_path and not os.path.exists(path):
+    if key in _DATA_PATHS and not os.path.exists(path):
         path = path.lstrip("/")  # the 2021 suite wrote paths under its data root this way
-    return os.path.abspath(os.path.join(base, path))
+    return os.path.abspath(os.path.join(data_root if key in _DATA_PATHS else base, path))

@@ -18,11 +18,9 @@ from src.common.errors import DataError
 
 PathLike = Union[str, Path]
 
-_PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d{1,9})\s+(\d{1,9})\s+([-+.\deE]{1,40})\s")
-_DPT_TAG = 202021.25  # spells "PIEH" as a little-endian float32; written by the Sintel software
-_DPT_HEADER = struct.Struct("<fii")
-_KITTI_UNITS_PER_METRE = 256.0
-_TUM_UNITS_PER_METRE = 5000.0
+_PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d{1,9})\s+(\d{1,9})\s+([-+]?\d{1,20}\.?\d{0,20}(?:[eE][-+]?\d{1,3})?)\s")
+_DPT_HEADER = struct.Struct("<4sII")  # tag, width, height
+_DPT_TAG = b"PIEH"  # written by the Sintel software
 
 
 def _read_bytes(path: PathLike) -> bytes:
@@ -32,14 +30,34 @@ def _read_bytes(path: PathLike) -> bytes:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
+def read_lines(path: PathLike) -> list[tuple[int, str]]:
+    """Reads a list with one entry per line.
+
+    Args:
+        path: A text file in UTF-8; other bytes become U+FFFD.
+
+    Returns:
+        Number (from 1) and stripped text of every line that is not empty and does not start with #.
+
+    Raises:
+        DataError: The file cannot be read or has no such line.
+    """
+    text = _read_bytes(path).decode("utf-8", errors="replace")
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise DataError(f"{path}: expected a list with at least one line, found none")
+    return lines
+
+
 def _decode(path: PathLike, flags: int) -> np.ndarray:
     """Decodes an image file of any format that OpenCV knows; uint8 or uint16, grey or BGR."""
     data = _read_bytes(path)
     cv2.setLogLevel(0)  # faults are reported once, below; libpng still adds a line of its own on stderr
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    except cv2.error as error:
-        raise DataError(f"{path}: cannot be decoded: {error.err}") from error
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # no bytes, or more pixels than OpenCV takes
+        image = None
     if image is None:
         raise DataError(f"{path}: expected an image, found {len(data)} bytes: truncated, damaged or of no known format")
     if image.dtype not in (np.uint8, np.uint16):
@@ -101,7 +119,7 @@ def _pixels(path: PathLike, data: bytes, offset: int, shape: tuple[int, ...], dt
     expected, found = 4 * int(np.prod(shape, dtype=object)), len(data) - offset
     if found != expected or not expected:
         size = " x ".join(map(str, shape))
-        raise DataError(f"{path}: expected {expected} bytes of float32 pixels for {size}, found {found}")
+        raise DataError(f"{path}: expected {expected or 'some'} bytes of float32 pixels for {size}, found {found}")
     return np.frombuffer(data, dtype, offset=offset).reshape(shape).astype(np.float32)
 
 
@@ -119,37 +137,26 @@ def read_pfm(path: PathLike) -> tuple[np.ndarray, float]:
     """
     data = _read_bytes(path)
     header = _PFM_HEADER.match(data)
-    if header is None:
-        raise DataError(f"{path}: expected a PFM header (Pf|PF, width, height, scale), found {data[:20]!r}")
-    kind, width, height, scale_text = header.groups()
-    try:
-        scale = float(scale_text)
-    except ValueError:
-        scale = 0.0
-    if scale == 0.0 or not np.isfinite(scale):
-        raise DataError(f"{path}: expected a PFM scale other than 0, found {scale_text.decode()}")
-    shape = (int(height), int(width)) + ((3,) if kind == b"PF" else ())
+    scale = float(header[4]) if header else 0.0
+    if not 0 < abs(scale) < np.inf:
+        raise DataError(f"{path}: expected a PFM header (Pf|PF, width, height, scale not 0), found {data[:40]!r}")
+    shape = (int(header[3]), int(header[2])) + ((3,) if header[1] == b"PF" else ())
     pixels = _pixels(path, data, header.end(), shape, "<f4" if scale < 0 else ">f4")
     return np.ascontiguousarray(pixels[::-1]), abs(scale)  # stored bottom row first
 
 
-def write_pfm(path: PathLike, array: np.ndarray, scale: float = 1.0) -> None:
-    """Writes a little-endian portable float map, atomically.
+def write_pfm(path: PathLike, array: np.ndarray) -> None:
+    """Writes a grey portable float map of scale 1, atomically.
 
     Args:
         path: The file to write.
-        array: (H, W) or (H, W, 3), top row first; stored as float32.
-        scale: Scale factor of the header, > 0.
+        array: (H, W), top row first; stored as float32.
 
     Raises:
-        ValueError: ``array`` or ``scale`` cannot be stored.
+        ValueError: ``array`` is of another shape.
     """
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) or not array.size:
-        raise ValueError(f"a PFM file holds (H, W) or (H, W, 3), not {array.shape}")
-    if not (scale > 0 and np.isfinite(scale)):
-        raise ValueError(f"the scale of a PFM file is above 0, not {scale}")
-    kind = "PF" if array.ndim == 3 else "Pf"
-    header = f"{kind}\n{array.shape[1]} {array.shape[0]}\n{-float(scale)!r}\n"  # sign: byte order
+    height, width = array.shape
+    header = f"Pf\n{width} {height}\n-1.0\n"  # below 0: little-endian
     _write_bytes(path, header.encode("ascii") + array[::-1].astype("<f4").tobytes())
 
 
@@ -171,9 +178,7 @@ def write_png16(path: PathLike, array: np.ndarray) -> None:
 def _scaled(inverse_depth: np.ndarray, top: int) -> np.ndarray:
     """Scales a finite (H, W) map to float64 0 (smallest value) .. ``top`` (largest); a constant map becomes 0."""
     if inverse_depth.ndim != 2 or not np.isfinite(inverse_depth).all():
-        raise ValueError(
-            f"expected finite inverse depth (H, W), found NaN, infinity or the shape {inverse_depth.shape}"
-        )
+        raise ValueError(f"expected a finite map (H, W), found NaN, infinity or the shape {inverse_depth.shape}")
     values = inverse_depth.astype(np.float64)
     low, high = values.min(), values.max()
     scaled = (values - low) * (top / (high - low)) if high > low else np.zeros_like(values)
@@ -214,7 +219,7 @@ def write_color(path: PathLike, inverse_depth: np.ndarray, colormap: str) -> Non
     _write_bytes(path, cv2.imencode(".png", colours)[1].tobytes())
 
 
-def _read_png16_depth(path: PathLike, units_per_metre: float) -> np.ndarray:
+def _read_png16_depth(path: PathLike, units_per_metre: int) -> np.ndarray:
     image = read_gray(path)
     if image.dtype != np.uint16:
         raise DataError(f"{path}: expected a depth image of 16 bits, found 8 bits")
@@ -230,7 +235,7 @@ def read_kitti_depth(path: PathLike) -> np.ndarray:
     Raises:
         DataError: The file is missing, damaged or not 16 bit.
     """
-    return _read_png16_depth(path, _KITTI_UNITS_PER_METRE)
+    return _read_png16_depth(path, units_per_metre=256)
 
 
 def read_tum_depth(path: PathLike) -> np.ndarray:
@@ -244,7 +249,7 @@ def read_tum_depth(path: PathLike) -> np.ndarray:
     Raises:
         DataError: The file is missing, damaged or not 16 bit.
     """
-    return _read_png16_depth(path, _TUM_UNITS_PER_METRE)
+    return _read_png16_depth(path, units_per_metre=5000)
 
 
 def read_dpt(path: PathLike) -> np.ndarray:
@@ -257,13 +262,9 @@ def read_dpt(path: PathLike) -> np.ndarray:
         DataError: The file is missing, has another tag, or another length than its header says.
     """
     data = _read_bytes(path)
-    if len(data) < _DPT_HEADER.size:
-        raise DataError(f"{path}: expected a Sintel depth file, found only {len(data)} bytes")
-    tag, width, height = _DPT_HEADER.unpack_from(data)
-    if tag != _DPT_TAG:
-        raise DataError(f"{path}: expected a Sintel depth file (tag {_DPT_TAG}), found tag {tag:g}")
-    if width <= 0 or height <= 0:
-        raise DataError(f"{path}: expected a positive size in the header, found {height} x {width}")
+    if len(data) < _DPT_HEADER.size or not data.startswith(_DPT_TAG):
+        raise DataError(f"{path}: expected a Sintel depth file (tag PIEH, size), found {data[: _DPT_HEADER.size]!r}")
+    _, width, height = _DPT_HEADER.unpack_from(data)
     return _pixels(path, data, _DPT_HEADER.size, (height, width), "<f4")
 
 
@@ -277,8 +278,6 @@ def write_dpt(path: PathLike, depth: np.ndarray) -> None:
     Raises:
         ValueError: ``depth`` is of another shape.
     """
-    if depth.ndim != 2 or not depth.size:
-        raise ValueError(f"a Sintel depth file holds (H, W), not {depth.shape}")
     height, width = depth.shape
     _write_bytes(path, _DPT_HEADER.pack(_DPT_TAG, width, height) + depth.astype("<f4").tobytes())
 

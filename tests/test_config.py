@@ -446,8 +446,11 @@ def test_common_words_of_other_projects(tmp_path, words, meant):
 
 def test_synonyms_name_real_keys_and_are_none_themselves():
     keys = {field.name for field in dataclasses.fields(Config)}
-    assert config_module._SYNONYMS.keys() <= keys | {"--config_path"}
-    assert not keys & {word for words in config_module._SYNONYMS.values() for word in words.split()}
+    targets = {target for targets in config_module._SYNONYMS.values() for target in targets.split(" or ")}
+    assert targets <= keys | {"--config_path"}
+    words = " ".join(config_module._SYNONYMS).split()
+    assert not keys & set(words)
+    assert len(set(words)) == len(words)
 
 
 @pytest.mark.parametrize(
@@ -460,7 +463,7 @@ def test_synonyms_name_real_keys_and_are_none_themselves():
         ("seed: 1\nlayers: [1, 2\nbatch_size: 3\n", ":3: expected valid YAML: "),
         ("seed: 1\n\tbatch_size: 3\n", ":2: expected valid YAML: "),
         ("seed: 1\n---\nseed: 2\n", ":2: expected valid YAML: "),
-        ("seed: \x01\n", ": expected valid YAML: "),
+        ("seed: \x01\n", ": expected a YAML file with settings in UTF-8, found: unacceptable character"),
         ("seed: 1\nbatch_size: 2\nseed: 3\n", ":3: seed: expected once, found again after "),
         ("seed: 1\n\nepoch_szie: 2\n", ":3: unknown key 'epoch_szie'; did you mean epoch_size?"),
         ("? [a, b]\n: 1\n", ":1: unknown key '[a, b]'; "),
@@ -475,7 +478,7 @@ def test_bad_files(tmp_path, text, expected):
 def test_unreadable_files(tmp_path):
     missing = tmp_path / "missing.yaml"
     assert fault(load, "--config_path", str(missing)) == (
-        f"{missing}: expected a YAML file with settings, found: No such file or directory"
+        f"{missing}: expected a YAML file with settings in UTF-8, found: No such file or directory"
     )
     assert fault(load, "--config_path", "~nobody_at_all/a.yaml").startswith(
         "~nobody_at_all/a.yaml: expected a YAML file"
@@ -483,7 +486,9 @@ def test_unreadable_files(tmp_path):
     assert "directory" in fault(load, "--config_path", str(tmp_path))
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"seed: \xff\n")
-    assert fault(load, "--config_path", str(binary)) == f"{binary}: expected UTF-8 text, found byte 0xff"
+    message = fault(load, "--config_path", str(binary))
+    assert message.startswith(f"{binary}: expected a YAML file with settings in UTF-8, found: ")
+    assert "byte 0xff in position 6" in message
 
 
 def test_key_missing_from_the_defaults_file(tmp_path, monkeypatch):
@@ -492,7 +497,6 @@ def test_key_missing_from_the_defaults_file(tmp_path, monkeypatch):
     defaults.write_text(text.replace("batch_size: 8", "# batch_size: 8"), encoding="utf-8")
     monkeypatch.setattr(config_module, "DEFAULTS_FILE", defaults)
     assert fault(load) == f"{defaults}: expected every key, found no batch_size"
-    assert load("--batch_size", "2").batch_size == 2
 
 
 def test_a_script_reports_one_line_and_status_2():
@@ -558,9 +562,7 @@ def test_data_paths(tmp_path):
 def test_require_folder_and_file(tmp_path):
     (tmp_path / "TUM").mkdir()
     (tmp_path / "mixdata.json").write_text("[]", encoding="utf-8")
-    config = load(
-        "--train_data_dir", str(tmp_path), "--datapath_NYU", "[mixdata.json, splits.mat]", "--model_weights", ""
-    )
+    config = load("--train_data_dir", str(tmp_path))
     require_folder(config, "train_data_dir")
     require_folder(config, "datapath_TUM")
     require_file(config, "mixdata")
@@ -569,14 +571,12 @@ def test_require_folder_and_file(tmp_path):
         f"datapath_Kitti: expected a folder, found nothing at {tmp_path}/Kitti_raw_data "
         "(looked up under train_data_dir unless it is an absolute path that exists)"
     )
-    assert f"found nothing at {tmp_path}/splits.mat" in fault(require_file, config, "datapath_NYU")
     assert f"expected a folder, found something else at {tmp_path}/mixdata.json" in fault(
         require_folder, config, "mixdata"
     )
     assert fault(require_file, config, "train_data_dir") == (
         f"train_data_dir: expected a file, found something else at {tmp_path}"
     )
-    assert fault(require_file, config, "model_weights") == "model_weights: expected a file, found an empty path"
 
 
 # ---- dump and help
@@ -668,15 +668,15 @@ def test_keys_limit_the_help_alone(tmp_path):
     config = load_config("Test.", ["--batch_size", "2", "--seed", "3"], ["seed"])
     assert config == load("--batch_size", "2", "--seed", "3")
     assert fault(load_config, "Test.", ["--batch_size", "0"], ["seed"]).startswith("command line: batch_size: ")
-    with pytest.raises(ValueError, match="keys: expected names of settings, found epochs, sede"):
-        load_config("Test.", [], ["sede", "seed", "epochs"])
 
 
 def test_help_of_a_file_without_comments(tmp_path, monkeypatch, capsys):
     bare = tmp_path / "config.yaml"
     bare.write_text(dump_config(load()), encoding="utf-8")
     monkeypatch.setattr(config_module, "DEFAULTS_FILE", bare)
-    assert "--config_path FILE" in help_text(capsys)
+    text = help_text(capsys)
+    assert "--config_path FILE" in text
+    assert list(help_by_flag(text)) == ["config_path", *(field.name for field in dataclasses.fields(Config))]
     assert load("--seed", "5").seed == 5
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import scipy.io
 
-from src import util
 from src.common.errors import DataError, UsageError
 from src.common.names import DATA_SETS, PROTOCOLS
 from src.evaluation.datasets import DATASETS, open_dataset
@@ -297,7 +296,7 @@ def test_eth3d_faults(tmp_path):
 # NYU
 
 
-def write_nyu(root, indices, hdf5_splits=False, **replaced):
+def write_nyu(root, indices, **replaced):
     """nyu.mat with three pictures and splits.mat; returns both paths."""
     depth = np.stack([metres(i) for i in range(3)])
     depth[:, 0, :3] = (0, 10, 9.99)
@@ -311,17 +310,12 @@ def write_nyu(root, indices, hdf5_splits=False, **replaced):
             if array is not None:
                 file.create_dataset(key, data=array, chunks=(1, *array.shape[1:]), compression="gzip")
     indices = np.array(indices, np.uint16).reshape(-1, 1)
-    if hdf5_splits:
-        with h5py.File(root / "splits.mat", "w") as file:
-            file["testNdxs"] = indices.T.astype(float)
-    else:
-        scipy.io.savemat(root / "splits.mat", {"testNdxs": indices, "trainNdxs": [[2]]})
+    scipy.io.savemat(root / "splits.mat", {"testNdxs": indices, "trainNdxs": [[2]]})
     return [str(root / "nyu.mat"), str(root / "splits.mat")]
 
 
-@pytest.mark.parametrize("hdf5_splits", [True, False])
-def test_nyu(tmp_path, hdf5_splits):
-    paths = write_nyu(tmp_path, [1, 3], hdf5_splits)
+def test_nyu(tmp_path):
+    paths = write_nyu(tmp_path, [1, 3])
     for path in (paths, tmp_path):
         dataset = open_dataset("NYU", path)
         assert [dataset.sample_name(i) for i in range(len(dataset))] == ["0001", "0003"]
@@ -337,7 +331,7 @@ def test_nyu_faults(tmp_path):
     dataset = open_dataset("NYU", paths)
     assert dataset[1].name == "0001"
     for index, found in ((0, 0), (2, 4)):
-        assert fault(dataset, index) == f"{paths[1]}: expected testNdxs from 1 to 3, found {found}"
+        assert fault(dataset, index) == f"{paths[1]}: expected testNdxs from 1 to 3, each once, found {found}"
     with pytest.raises(UsageError, match="expected two paths"):
         open_dataset("NYU", paths[:1])
 
@@ -345,17 +339,24 @@ def test_nyu_faults(tmp_path):
 def test_nyu_is_refused_as_a_whole(tmp_path):
     paths = write_nyu(tmp_path, [1], rawDepths=None)
     assert build_fault("NYU", paths) == f"{paths[0]}: expected the array rawDepths, found images"
+    write_nyu(tmp_path, [1], images=None, rawDepths=None)
+    assert build_fault("NYU", paths) == f"{paths[0]}: expected the array images, found none"
+    expected = f"{paths[0]}: expected images uint8 (N, 3, W, H) and rawDepths float32 (N, W, H), found "
     write_nyu(tmp_path, [1], rawDepths=np.zeros((3, 5, 6), np.float32))
-    assert "rawDepths (N, W, H), found uint8 (3, 3, 8, 6) and float32 (3, 5, 6)" in build_fault("NYU", paths)
+    assert build_fault("NYU", paths) == expected + "images uint8 (3, 3, 8, 6) and rawDepths float32 (3, 5, 6)"
     write_nyu(tmp_path, [1], rawDepths=np.zeros((3, 8, 6), np.uint16))
-    assert "floating-point rawDepths (N, W, H), found uint8 (3, 3, 8, 6) and uint16" in build_fault("NYU", paths)
+    assert build_fault("NYU", paths).endswith("and rawDepths uint16 (3, 8, 6)")
     write_nyu(tmp_path, [1], images=np.zeros((3, 3, 8, 6), np.float32))
-    assert "expected uint8 images (N, 3, W, H)" in build_fault("NYU", paths)
+    assert build_fault("NYU", paths).startswith(expected + "images float32")
     write_nyu(tmp_path, [1])
-    scipy.io.savemat(paths[1], {"trainNdxs": [1]})
-    assert build_fault("NYU", paths).startswith(f"{paths[1]}: expected the array testNdxs")
+    no_indices = f"{paths[1]}: expected a MATLAB file (before 7.3) with the array testNdxs, found other or damaged data"
+    for arrays in ({"trainNdxs": [1]}, {"testNdxs": "words"}):
+        scipy.io.savemat(paths[1], arrays)
+        assert build_fault("NYU", paths) == no_indices
     Path(paths[1]).write_bytes(b"MATLAB 5.0 MAT-file, or so it says" * 9)
-    assert build_fault("NYU", paths).startswith(f"{paths[1]}: expected a MATLAB file")
+    assert build_fault("NYU", paths) == no_indices
+    scipy.io.savemat(paths[1], {"testNdxs": np.zeros((0, 1))})
+    assert "found no such files" in build_fault("NYU", paths)
     data = Path(paths[0]).read_bytes()
     Path(paths[0]).write_bytes(data[: len(data) // 2])
     assert build_fault("NYU", paths).startswith(f"{paths[0]}: expected a MATLAB 7.3 (HDF5) file")
@@ -370,7 +371,7 @@ def test_nyu_damage_is_one_line_whatever_h5py_raises(tmp_path, monkeypatch, erro
         raise error("damaged\nin the middle")
 
     monkeypatch.setattr(h5py.Dataset, "__getitem__", fail)
-    assert fault(dataset, 0) == f"{paths[0]}: picture 0001 cannot be read: damaged file"
+    assert fault(dataset, 0) == f"{paths[0]}: expected picture 0001, found other or damaged data"
     monkeypatch.setattr(h5py, "File", fail)
     assert build_fault("NYU", paths).startswith(f"{paths[0]}: expected a MATLAB 7.3 (HDF5) file")
 
@@ -389,20 +390,20 @@ def test_nyu_bytes_flipped_anywhere_end_in_one_line(tmp_path):
             dataset[0]
 
 
-@pytest.mark.parametrize(
-    ("indices", "found"), [([1, np.nan], "nan"), ([1.5, 2], "1.5"), ([np.inf], "inf"), ([1, -np.inf], "-inf")]
-)
-def test_nyu_indices_that_are_no_whole_numbers(tmp_path, indices, found):
+def test_nyu_indices_that_are_no_whole_numbers_are_faulty_samples(tmp_path):
     paths = write_nyu(tmp_path, [1])
-    scipy.io.savemat(paths[1], {"testNdxs": np.array(indices).reshape(-1, 1)})
-    assert build_fault("NYU", paths) == f"{paths[1]}: expected whole numbers in testNdxs, found {found}"
+    scipy.io.savemat(paths[1], {"testNdxs": np.array([[1, np.nan, 1.5, np.inf, -np.inf, 2]])})
+    dataset = open_dataset("NYU", paths)
+    for index, found in enumerate(["nan", "1.5", "inf", "-inf"], start=1):
+        assert fault(dataset, index) == f"{paths[1]}: expected testNdxs from 1 to 3, each once, found {found}"
+    assert [dataset[index].name for index in (0, 5)] == ["0001", "0002"]
 
 
 def test_nyu_repeated_index_is_one_faulty_sample(tmp_path):
     paths = write_nyu(tmp_path, [3, 1, 3])
     dataset = open_dataset("NYU", paths)
     assert [dataset[0].name, dataset[1].name] == ["0003", "0001"]
-    assert fault(dataset, 2) == f"{paths[1]}: expected each of testNdxs once, found 3 again"
+    assert fault(dataset, 2) == f"{paths[1]}: expected testNdxs from 1 to 3, each once, found 3"
 
 
 def test_nyu_damaged_picture_is_one_sample(tmp_path):
@@ -413,7 +414,7 @@ def test_nyu_damaged_picture_is_one_sample(tmp_path):
         file.seek(chunk.byte_offset)
         file.write(b"\xff" * chunk.size)
     dataset = open_dataset("NYU", paths)
-    assert fault(dataset, 0) == f"{paths[0]}: picture 0001 cannot be read: damaged file"
+    assert fault(dataset, 0) == f"{paths[0]}: expected picture 0001, found other or damaged data"
     np.testing.assert_array_equal(dataset[1].image, picture(1))
 
 
@@ -552,7 +553,7 @@ def test_fingerprint_tells_other_data(every_set):
 
 
 def test_construction_decodes_nothing(every_set, monkeypatch):
-    monkeypatch.setattr(util, "_read_bytes", None)
+    monkeypatch.setattr(cv2, "imdecode", None)
     monkeypatch.setattr(np, "frombuffer", None)
     datasets = [open_dataset(name, path) for name, path in every_set.items()]
     assert [len(dataset) for dataset in datasets] == [4, 3, 2, 2, 2, 2]

@@ -20,6 +20,7 @@ Ground truth belongs to the pixels as stored: EXIF orientation is ignored, and n
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,32 +71,41 @@ class OrdinalSample:
     relation: np.ndarray
 
 
-class Broken(NamedTuple):
-    """An entry whose fault was found while the files were listed."""
+class Entry(NamedTuple):
+    """A sample that was found while the files were listed.
+
+    Attributes:
+        name: Name of the sample in its data set.
+        files: What it is read from, the picture first.
+        fault: Why it cannot be read, if that is known already: one line.
+        annotation: Where the line with its ground truth is, and that line (DIW).
+    """
 
     name: str
-    fault: str
+    files: tuple[Path, ...] = ()
+    fault: str = ""
+    annotation: tuple[str, str] = ("", "")
 
 
-class Pair(NamedTuple):
-    """A picture and its ground truth."""
+def list_entries(folder: Path, image: str, truth: str, *others: str) -> list[Entry]:
+    """Lists the files of ``truth`` in order, each with the picture (and other files) that belong to it.
 
-    name: str
-    image: Path
-    truth: Path
+    Hidden files, which archivers and killed runs leave behind, do not count.
 
-
-def list_files(folder: Path, pattern: str) -> list[Path]:
-    """Returns sorted matches without the hidden files that archivers and killed runs leave behind."""
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
-
-
-def text_lines(path: Path) -> list[str]:
-    """Reads a list of samples line by line; DataError if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    Args:
+        folder: Folder of the data set.
+        image: Path of a picture in it, with two ``{}``: a scene or drive, and a name.
+        truth: Path of its ground truth, in the same way.
+        *others: Paths of further files, in the same way.
+    """
+    pattern = re.compile(truth.format("([^/]+)", "([^./][^/]*)"))
+    entries = []
+    for path in sorted(folder.glob(truth.format("*", "*"))):
+        match = pattern.fullmatch(path.relative_to(folder).as_posix())
+        if match:
+            files = tuple(folder / file.format(*match.groups()) for file in (image, truth, *others))
+            entries.append(Entry("/".join(match.groups()), files))
+    return entries
 
 
 def _size_and_time(path: Path) -> Optional[tuple[int, int]]:
@@ -154,7 +164,7 @@ class EvalDataset:
             IndexError: There is no such sample.
         """
         entry = self._entries[index]
-        if isinstance(entry, Broken):
+        if entry.fault:
             raise DataError(entry.fault)
         return self._read(entry)
 
@@ -170,11 +180,10 @@ class EvalDataset:
         """
         faults = {}
         for index, entry in enumerate(self._entries):
-            if isinstance(entry, Broken):
+            gone = [file for file in entry.files if not os.path.isfile(file)]
+            if entry.fault:
                 faults[index] = entry.fault
-                continue
-            gone = [file for file in self._files_of(entry) if not os.path.isfile(file)]
-            if gone:
+            elif gone:
                 faults[index] = f"{gone[0]}: expected a file for sample {entry.name}, found none"
         return faults
 
@@ -185,8 +194,7 @@ class EvalDataset:
         """
         digest = hashlib.sha256()
         for entry in self._entries:
-            files = [] if isinstance(entry, Broken) else self._files_of(entry)
-            digest.update(ascii((entry, [_size_and_time(file) for file in files])).encode())
+            digest.update(ascii((entry, [_size_and_time(file) for file in entry.files])).encode())
         return digest.hexdigest()
 
     @property
@@ -199,20 +207,16 @@ class EvalDataset:
         """Whether the fit may have a negative scale (see ``score_dense`` in ``src/evaluation/metric.py``)."""
         return self.protocol == "modelzoo"
 
-    def _list(self, path: Any) -> list:
-        """Lists the entries; each has a ``name`` and is either ``Broken`` or what ``_read`` takes."""
+    def _list(self, path: Any) -> list[Entry]:
+        """Finds the samples of the set."""
         raise NotImplementedError
 
-    def _read(self, entry: Any) -> Union[DenseSample, OrdinalSample]:
+    def _read(self, entry: Entry) -> Union[DenseSample, OrdinalSample]:
+        """Decodes an entry that has no fault."""
         raise NotImplementedError
-
-    def _files_of(self, entry: Any) -> list[Path]:
-        """The files that ``_read`` reads."""
-        return [field for field in entry if isinstance(field, Path)]
 
     def _missing(self, path: PathLike) -> DatasetMissing:
-        found = "no such files" if os.path.isdir(path) else "no such folder"
-        return DatasetMissing(f"{path}: expected {self.name} as {self.layout}, found {found}")
+        return DatasetMissing(f"{path}: expected {self.name} as {self.layout}, found no such files")
 
     def _image(self, path: Path) -> np.ndarray:
         image = read_image(path, exif_rotation=False)
@@ -220,13 +224,13 @@ class EvalDataset:
             image = np.ascontiguousarray(image[..., ::-1])
         return image
 
-    def _dense(self, pair: Pair, image: np.ndarray, depth: np.ndarray) -> DenseSample:
-        check_size(pair.truth, depth, pair.image, image)
-        return DenseSample(pair.name, image, depth, (depth > 0) & (depth < self.cap_m))
+    def _dense(self, entry: Entry, image: np.ndarray, depth: np.ndarray) -> DenseSample:
+        check_size(entry.files[1], depth, image)
+        return DenseSample(entry.name, image, depth, (depth > 0) & (depth < self.cap_m))
 
 
-def check_size(truth_path: Path, truth: np.ndarray, image_path: Path, image: np.ndarray) -> None:
-    """Raises DataError unless ground truth (or a mask) and image have the same height and width."""
+def check_size(path: Path, truth: np.ndarray, image: np.ndarray) -> None:
+    """Raises DataError unless the ground truth (or mask) in file ``path`` has the height and width of its picture."""
     if truth.shape != image.shape[:2]:
-        expected, found = (f"{height} x {width}" for height, width in (image.shape[:2], truth.shape))
-        raise DataError(f"{truth_path}: expected {expected} pixels as in {image_path}, found {found}")
+        expected, found = (" x ".join(map(str, shape)) for shape in (image.shape[:2], truth.shape))
+        raise DataError(f"{path}: expected {expected} pixels as in the picture, found {found}")

@@ -1,23 +1,15 @@
 """Depth in the Wild."""
 
-import os
+import re
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from src.common.errors import DataError
-from src.evaluation.datasets.base import Broken, EvalDataset, OrdinalSample, text_lines
-from src.util import PathLike
+from src.evaluation.datasets.base import Entry, EvalDataset, OrdinalSample
+from src.util import PathLike, read_lines
 
-
-class _Annotation(NamedTuple):
-    """A picture of DIW and the line of the table that belongs to it."""
-
-    name: str
-    image: Path
-    where: str
-    text: str
+_ANNOTATION = re.compile(r"(\d{1,9}),(\d{1,9}),(\d{1,9}),(\d{1,9}),([<>]),(\d{1,9}),(\d{1,9})")
 
 
 class Diw(EvalDataset):
@@ -33,47 +25,42 @@ class Diw(EvalDataset):
     layout = "DIW_Annotations/DIW_test.csv and the pictures that it names"
     _bgr_in_modelzoo = True
 
-    def _list(self, path: PathLike) -> list:
-        folder = Path(path) / "DIW_Annotations"
-        # the second: an archive was extracted into a folder that was made for it
-        tables = [folder / "DIW_test.csv", folder / folder.name / "DIW_test.csv"]
-        table = next(filter(os.path.isfile, tables), None)
+    def _list(self, path: PathLike) -> list[Entry]:
+        # perhaps deeper: an archive was extracted into a folder that was made for it
+        table = next((Path(path) / "DIW_Annotations").rglob("DIW_test.csv"), None)
         if table is None:
             raise self._missing(path)
         entries = []
         picture = ""  # named by the last line with a path, not annotated yet
-        for number, line in enumerate(map(str.strip, text_lines(table)), start=1):
+        for number, line in read_lines(table):
             where = f"{table}: line {number}"
             if "/" in line:
                 if picture:
-                    entries.append(Broken(picture, f"{where}: expected the annotation of {picture}, found {line!r}"))
+                    fault = f"{where}: expected the annotation of {picture}, found {line!r}"
+                    entries.append(Entry(picture, fault=fault))
                 picture = line
-            elif line and picture:
-                entries.append(_Annotation(picture, Path(path) / picture, where, line))
+            elif picture:
+                entries.append(Entry(picture, (Path(path) / picture,), annotation=(where, line)))
                 picture = ""
-            elif line:
-                entries.append(Broken(f"line {number}", f"{where}: expected the path of a picture, found {line!r}"))
+            else:
+                fault = f"{where}: expected the path of a picture, found {line!r}"
+                entries.append(Entry(f"line {number}", fault=fault))
         if picture:
-            entries.append(Broken(picture, f"{table}: expected the annotation of {picture}, found the end"))
-        if not entries:
-            raise DataError(f"{table}: expected pictures and annotations, found none")
+            entries.append(Entry(picture, fault=f"{table}: expected the annotation of {picture}, found the end"))
         return entries
 
-    def _read(self, entry: _Annotation) -> OrdinalSample:
-        fields = [field.strip() for field in entry.text.split(",")]
-        try:
-            *point, width, height = (int(field) for field in fields[:4] + fields[5:])
-            relation = {">": 1, "<": -1}[fields[4]]
-            (y1, x1, y2, x2) = point
-        except (ValueError, KeyError, IndexError):
-            raise DataError(f"{entry.where}: expected y1,x1,y2,x2,< or >,width,height, found {entry.text!r}") from None
-        image = self._image(entry.image)
+    def _read(self, entry: Entry) -> OrdinalSample:
+        where, line = entry.annotation
+        match = _ANNOTATION.fullmatch(line.replace(" ", ""))
+        if match is None:
+            raise DataError(f"{where}: expected y1,x1,y2,x2,< or >,width,height, found {line!r}")
+        y1, x1, y2, x2, width, height = map(int, match.group(1, 2, 3, 4, 6, 7))
+        image = self._image(entry.files[0])
         if image.shape[:2] != (height, width):
             found = f"{image.shape[0]} x {image.shape[1]}"
-            raise DataError(f"{entry.image}: expected {height} x {width} pixels ({entry.where}), found {found}")
-        if not (min(point) >= 1 and max(y1, y2) <= height and max(x1, x2) <= width):
-            raise DataError(f"{entry.where}: expected points within {height} x {width}, found {entry.text!r}")
-        if self.protocol == "modelzoo":
-            relation = -relation
-        points = np.array([point], np.int64) - 1
+            raise DataError(f"{entry.files[0]}: expected {height} x {width} pixels ({where}), found {found}")
+        if min(y1, x1, y2, x2) < 1 or max(y1, y2) > height or max(x1, x2) > width:
+            raise DataError(f"{where}: expected points within {height} x {width}, found {line!r}")
+        relation = 1 if (match[5] == ">") == (self.protocol == "paper") else -1
+        points = np.array([[y1, x1, y2, x2]], np.int64) - 1
         return OrdinalSample(entry.name, image, points, np.array([relation], np.int64))

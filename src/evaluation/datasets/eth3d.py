@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from src.evaluation.datasets.base import DenseSample, EvalDataset, Pair, list_files
+from src.evaluation.datasets.base import DenseSample, Entry, EvalDataset, list_entries
 from src.util import PathLike, read_eth3d_depth
 
 
@@ -15,14 +15,9 @@ class Eth3d(EvalDataset):
     layout = "SCENE/images/dslr_images/NAME.JPG and SCENE/ground_truth_depth/dslr_images/NAME.JPG"
     _bgr_in_modelzoo = True
 
-    def _list(self, path: PathLike) -> list[Pair]:
-        pairs = []
-        for truth in list_files(Path(path), "*/ground_truth_depth/dslr_images/*.JPG"):
-            scene = truth.parents[2]
-            image = scene / "images" / "dslr_images" / truth.name
-            pairs.append(Pair(f"{scene.name}/{truth.stem}", image, truth))
-        return pairs
+    def _list(self, path: PathLike) -> list[Entry]:
+        return list_entries(Path(path), "{}/images/dslr_images/{}.JPG", "{}/ground_truth_depth/dslr_images/{}.JPG")
 
-    def _read(self, entry: Pair) -> DenseSample:
-        image = self._image(entry.image)
-        return self._dense(entry, image, read_eth3d_depth(entry.truth, *image.shape[:2]))
+    def _read(self, entry: Entry) -> DenseSample:
+        image = self._image(entry.files[0])
+        return self._dense(entry, image, read_eth3d_depth(entry.files[1], *image.shape[:2]))

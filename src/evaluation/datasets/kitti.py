@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from src.evaluation.datasets.base import DenseSample, EvalDataset, Pair, list_files
+from src.evaluation.datasets.base import DenseSample, Entry, EvalDataset, list_entries
 from src.util import PathLike, read_kitti_depth
 
 
@@ -15,12 +15,9 @@ class Kitti(EvalDataset):
     resize_method = "lower_bound"
     layout = "DRIVE/image/NAME.png and DRIVE/depth/NAME.png"
 
-    def _list(self, path: PathLike) -> list[Pair]:
-        pairs = []
-        for truth in list_files(Path(path), "*/depth/*.png"):
-            drive = truth.parents[1]
-            pairs.append(Pair(f"{drive.name}/{truth.stem}", drive / "image" / truth.name, truth))
-        return pairs
+    def _list(self, path: PathLike) -> list[Entry]:
+        return list_entries(Path(path), "{}/image/{}.png", "{}/depth/{}.png")
 
-    def _read(self, entry: Pair) -> DenseSample:
-        return self._dense(entry, self._image(entry.image), read_kitti_depth(entry.truth))
+    def _read(self, entry: Entry) -> DenseSample:
+        image, truth = entry.files
+        return self._dense(entry, self._image(image), read_kitti_depth(truth))

@@ -2,13 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 
-from src.common.errors import DataError
-from src.evaluation.datasets.base import Broken, DenseSample, EvalDataset, Pair, text_lines
-from src.util import PathLike, read_tum_depth
+from src.evaluation.datasets.base import DenseSample, Entry, EvalDataset
+from src.util import PathLike, read_lines, read_tum_depth
 
 
 class Tum(EvalDataset):
@@ -24,7 +22,7 @@ class Tum(EvalDataset):
     layout = f"{sequence}/associate.txt with rgb/ and depth/ beside it"
     _bgr_in_modelzoo = True
 
-    def _list(self, path: PathLike) -> list[Union[Pair, Broken]]:
+    def _list(self, path: PathLike) -> list[Entry]:
         root = Path(path)
         if os.path.isdir(root / self.sequence):
             root = root / self.sequence
@@ -32,28 +30,25 @@ class Tum(EvalDataset):
         if not os.path.isfile(associations):
             raise self._missing(path)
         entries = []
-        for number, line in enumerate(text_lines(associations), start=1):
+        for number, line in read_lines(associations):
             fields = line.split()
-            if not fields or fields[0].startswith("#"):
-                continue
-            if len(fields) not in (2, 4):
+            if len(fields) in (2, 4):
+                files = tuple(_unpacked(root / field) for field in (fields if len(fields) == 2 else fields[1::2]))
+                entries.append(Entry(files[0].stem, files))
+            else:
                 fault = f"{associations}: line {number}: expected 2 or 4 columns, found {len(fields)}"
-                entries.append(Broken(f"line {number}", fault))
-                continue
-            image, truth = (self._unpacked(root / field) for field in (fields if len(fields) == 2 else fields[1::2]))
-            entries.append(Pair(image.stem, image, truth))
-        if not entries:
-            raise DataError(f"{associations}: expected pairs of files, found none")
+                entries.append(Entry(f"line {number}", fault=fault))
         return entries
 
-    def _read(self, entry: Pair) -> DenseSample:
-        depth = read_tum_depth(entry.truth)
+    def _read(self, entry: Entry) -> DenseSample:
+        image, truth = entry.files
+        depth = read_tum_depth(truth)
         if self.protocol == "modelzoo":
             depth = np.rint(depth * 5000) // 256 / 5000  # stored numbers, upper byte, "metres"
-        return self._dense(entry, self._image(entry.image), depth)
+        return self._dense(entry, self._image(image), depth)
 
-    @staticmethod
-    def _unpacked(path: Path) -> Path:
-        """The file itself, or its place where an archive was unpacked into the folder it makes (rgb/rgb/*.png)."""
-        nested = path.parent / path.parent.name / path.name
-        return nested if os.path.isfile(nested) and not os.path.isfile(path) else path
+
+def _unpacked(path: Path) -> Path:
+    """The file itself, or its place where an archive was unpacked into the folder it makes (rgb/rgb/*.png)."""
+    nested = path.parent / path.parent.name / path.name
+    return nested if os.path.isfile(nested) and not os.path.isfile(path) else path
