@@ -88,7 +88,7 @@ def to_our_names(family: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np
     """Renames the tensors of a family, and joins what the 2021 suite has in pieces.
 
     Raises:
-        CheckpointError: A piece is missing, or two tensors get one name.
+        CheckpointError: Pieces do not fit together, or two tensors get one name.
     """
     if family == SUITE_2021:
         return _join_groups(tensors)
@@ -105,22 +105,22 @@ def to_our_names(family: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np
 
 
 def _join_groups(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Concatenates ``x.convs.{0, 1, ...}.weight`` on their first axis to ``x.weight``."""
+    """Concatenates ``x.convs.{0, 1, ...}.weight`` on their first axis to ``x.weight``.
+
+    A missing piece shows later, in the shape of the whole.
+    """
     joined: dict[str, np.ndarray] = {}
     groups: dict[str, dict[int, np.ndarray]] = {}
     for name, array in tensors.items():
-        piece = re.fullmatch(r"(.*)\.convs\.(\d+)\.weight", name)
+        piece = re.fullmatch(r"(.*)\.convs\.(\d+)(\.weight)", name)
         if piece:
-            groups.setdefault(f"{piece[1]}.weight", {})[int(piece[2])] = array
+            groups.setdefault(piece[1] + piece[3], {})[int(piece[2])] = array
         else:
             joined[name] = array
     for name, pieces in groups.items():
-        absent = [index for index in range(len(pieces)) if index not in pieces]
-        if absent:
-            raise CheckpointError(f"{name}: expected pieces convs.0 to .{max(pieces)}, found no {absent[0]}")
-        if name in joined or len({piece.shape for piece in pieces.values()}) > 1:
+        if len({piece.shape for piece in pieces.values()}) > 1:
             raise CheckpointError(f"{name}: expected it in pieces of one shape, found several shapes")
-        joined[name] = np.concatenate([pieces[index] for index in range(len(pieces))])
+        joined[name] = np.concatenate([pieces[index] for index in sorted(pieces)])
     return joined
 
 
