@@ -83,7 +83,7 @@ def learn(repo, folder, data, epochs, batch_size, invalid):
 
 def test_learns_three_rendered_pairs(repo, tmp_path):
     make_sample(tmp_path / "data", train=3, eval_count=0, seed=2, size=(128, 96))
-    learn(repo, tmp_path, tmp_path / "data", epochs=120, batch_size=3, invalid=256)  # every pixel is valid
+    learn(repo, tmp_path, tmp_path / "data", epochs=60, batch_size=3, invalid=256)  # every pixel is valid
 
 
 @pytest.mark.timeout(900)
