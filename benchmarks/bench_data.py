@@ -66,7 +66,7 @@ def compare_pipelines(pairs: list[Pair], rounds: int) -> None:
     source = LoadImagesDepth(pairs, SIDE, SIDE, MEAN, STD)
     for i, pair in enumerate(pairs):  # reads the files once, too
         plain, ours = plain_sample(pair), source[i]
-        np.testing.assert_allclose(ours[0], plain[0], rtol=0, atol=5e-5)  # float32 against float64
+        np.testing.assert_allclose(ours[0], plain[0], rtol=0, atol=2e-4)  # float32; a grey level is 0.018
         np.testing.assert_array_equal(ours[1], plain[1])
         np.testing.assert_array_equal(ours[2], plain[2])
 
