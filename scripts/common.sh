@@ -33,10 +33,12 @@ choose_python() {
 }
 
 # Sets PYTHON to an interpreter that has what a requirements file lists: that of an activated environment, which is
-# left as it is (its MindSpore may be one for Ascend), else that of .venv, which is made and filled.
+# left as it is (its MindSpore may be one for Ascend), else that of .venv, which is made (with PYTHON, if the user has
+# set it) and filled.
 make_environment() {
     local requirements=$1 active
-    if active=$(active_python) && [ ! "$active" -ef "$REPOSITORY/.venv/bin/python" ]; then
+    # Folders are compared: the interpreters of two environments may be links to the same file.
+    if [ -z "${PYTHON:-}" ] && active=$(active_python) && [ ! "${active%/bin/python}" -ef "$REPOSITORY/.venv" ]; then
         check_environment "$requirements" "$active"
         PYTHON=$active
     else
@@ -52,6 +54,9 @@ check_environment() {
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+MODULES = {"opencv-python-headless": "cv2", "PyYAML": "yaml"}  # where other packages provide the same module
 
 
 def packages(path):
@@ -67,7 +72,8 @@ for name in packages(sys.argv[1]):
     try:
         version(name)
     except PackageNotFoundError:
-        print(name, end=" ")
+        if find_spec(MODULES.get(name, name.replace("-", "_"))) is None:
+            print(name, end=" ")
 EOF
     )
     [ -z "$missing" ] || fail "the active environment lacks packages of $requirements: $missing

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -46,7 +48,7 @@ def draw_points(row: np.ndarray, sample: OrdinalSample) -> None:
 def draw_overview(config: Config, predictors: list[Predictor], path: Path) -> None:
     """Draws a row per data set: image, ground truth, predictions of inverse depth and error; the last row is DIW's."""
     figure = Figure(figsize=(15, 12), layout="constrained")
-    rows = figure.subplots(len(config.data_names), len(COLUMNS), subplot_kw={"xticks": [], "yticks": []})
+    rows = figure.subplots(len(config.data_names), len(COLUMNS), squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for axes, title in zip(rows[0], COLUMNS):
         axes.set_title(title)
     for row, name in zip(rows, config.data_names):
@@ -62,12 +64,13 @@ def draw_overview(config: Config, predictors: list[Predictor], path: Path) -> No
             limits.update(vmin=np.nanpercentile(truth, 1), vmax=np.nanpercentile(truth, 99))
             row[1].imshow(truth, **limits)
             error = np.abs(truth / predictions[1] - 1)
-            shown = row[4].imshow(error, vmin=0, vmax=ERROR_RANGE, cmap="viridis", interpolation="nearest")
+            row[4].imshow(error, vmin=0, vmax=ERROR_RANGE, cmap="viridis", interpolation="nearest")
         row[0].imshow(sample.image)
         row[0].set_ylabel(name)
         for axes, prediction in zip(row[2:4], predictions):
             axes.imshow(prediction, **limits)
-    figure.colorbar(shown, ax=rows[:, 4], label="|d - d*| / d*", shrink=0.5)
+    colours = ScalarMappable(Normalize(0, ERROR_RANGE), "viridis")
+    figure.colorbar(colours, ax=rows[:, 4], label="|d - d*| / d*", shrink=0.5)
     figure.savefig(path, dpi=70)
 
 

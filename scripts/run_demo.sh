@@ -11,7 +11,7 @@ data=${DEMO_DATA:-data/sample}
 demo=${DEMO_OUTPUT:-output/demo}
 read -r train eval diw <<<"${DEMO_SCENES:-96 8 100}" # scenes to train on, of each benchmark, of DIW
 
-settings=(--config_path scripts/demo.yaml --train_data_dir "$data" --train_output_path "$demo/train" "$@")
+settings=(--config_path scripts/demo.yaml "$@" --train_data_dir "$data" --train_output_path "$demo/train")
 
 step() { printf '\n== %s\n' "$*"; }
 
@@ -26,7 +26,8 @@ resume=False
 if compgen -G "$demo/train/*.ckpt" >/dev/null; then
     resume=True
 fi
-"$PYTHON" midas_train.py "${settings[@]}" --resume "$resume"
+"$PYTHON" midas_train.py "${settings[@]}" --resume "$resume" ||
+    fail "the training failed, see above; if it cannot be resumed, start afresh: rm -rf $demo"
 checkpoint=$("$PYTHON" -c 'import sys
 sys.path.insert(0, ".")
 from src.training.run_folder import RunFolder

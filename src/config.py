@@ -337,7 +337,7 @@ class _Parser(argparse.ArgumentParser):
         return super().format_help().replace(_NO_BREAK, " ")
 
     def error(self, message: str) -> NoReturn:
-        in_our_words = r"\1: expected a value after --\1, found none"
+        in_our_words = r"\1: expected a value after --\1, found none; --\1=VALUE takes one that begins with -"
         message = re.sub(r"argument --(\w+): expected one argument", in_our_words, message)
         raise UsageError(f"{_COMMAND_LINE}: {message}")
 

@@ -360,6 +360,8 @@ UNREADABLE = {
     "no tensor": Checkpoint(value=[{"tag": "a.b"}]).SerializeToString(),
     "another type": message("a.b", [1], "Complex64", bytes(8)),
     "negative side": message("a.b", [-1], "Float32", bytes(4)),
+    "too few numbers": message("a.b", [1000, 1000], "Float32", bytes(48)),
+    "too many numbers": message("a.b", [3, 3], "Float32", bytes(48)),
     "text in pieces": message("a.b", [0], "str", bytes(5)),
     "name": message("a.b", [1], "Float32", bytes(4)).replace(b"a.b", b"\xff\xfe."),
     "extra": message("midas_extra", [0], "str", bytes(4)) + message("a.b", [1], "Float32", bytes(4)),

@@ -147,6 +147,22 @@ def test_reading_runs_ahead_and_not_too_far(eval_data):
     assert predicted == [record.image for record in records]
 
 
+def test_scores_are_handed_over_at_once(eval_data):
+    """When the network fails at an image, those before it have been scored and handed over."""
+    dataset, seen = open_one(eval_data, "Kitti"), []
+
+    def predict(sample):
+        if len(seen) == 2:
+            raise RuntimeError("the network fails")
+        time.sleep(0.2)  # the scores of earlier images are ready by now
+        return np.eye(4, dtype=np.float32)
+
+    records = evaluate(dataset, [1, 2, 3, 1, 2, 3], lambda sample: sample, predict, workers=4)
+    with pytest.raises(RuntimeError, match="the network fails"):
+        seen.extend(records)
+    assert [record.number for record in seen] == [1, 2]
+
+
 def test_compilations_are_counted():
     """Dynamic shapes compile once for all sizes, static ones once for each; the maps are the same."""
     sizes = [(64, 96), (96, 64), (128, 160), (64, 96)]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch_midas import torch_loss
 
-from src.loss import ScaleAndShiftInvariantLoss, align_scale_shift, create_loss
+from src.common import names
+from src.loss import LOSSES, ScaleAndShiftInvariantLoss, align_scale_shift, create_loss
 
 
 @pytest.fixture(scope="module")
@@ -102,5 +103,6 @@ def test_alignment_recovers_a_known_scale_and_shift():
 
 
 def test_unknown_name():
+    assert tuple(LOSSES) == names.LOSSES
     with pytest.raises(ValueError, match="ssi_mse"):
         create_loss("l2")

@@ -60,6 +60,7 @@ def test_every_file_without_a_single_partner_is_named(two_sets):
         ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*", "C": "/C/*"}}, '"img"."C": .* found None'),
         ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"C": 0}}, '"img"."C": .* found None'),
         ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": True}}, '"invalid"."A": .* found True'),
+        ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": None}}, '"invalid"."A": .* found None'),
         ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": -1}}, '"invalid"."A": .* found -1'),
         ({"img": {"A": "A/*"}, "depth": {"A": "/A/*"}}, '"img"."A": .*starts with "/", found \'A/\\*\''),
         ({"img": {"A": 3}, "depth": {"A": "/A/*"}}, '"img"."A": .* found 3'),

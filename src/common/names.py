@@ -1,6 +1,6 @@
 """Names that a setting can take, for whoever checks them and whoever implements them; imports nothing.
 
-A test compares each list with what is implemented under these names.
+Tests compare the lists with what is implemented under these names.
 """
 
 DEVICE_TARGETS = ("Ascend", "GPU", "CPU")

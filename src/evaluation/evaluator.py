@@ -149,7 +149,7 @@ def evaluate(
 
     with ThreadPoolExecutor(workers) as pool:
         loaded = run_ahead(pool, read, numbers, workers)
-        yield from run_ahead(pool, score, map(infer, loaded), workers)
+        yield from run_ahead(pool, score, map(infer, loaded), workers, at_once=True)
 
 
 def summarise(dataset: EvalDataset, records: Iterable[Record], faulty: int) -> SetResult:

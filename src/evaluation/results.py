@@ -13,6 +13,7 @@ pairs of points), ``ms``, and ``number``, that of the image in its set from 1, b
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -195,17 +196,19 @@ class ResultFiles:
             raise UsageError(f"resume: {path}: expected {expected}, found {error}") from error
 
     def _parse_rows(self, table: str) -> list[Record]:
-        header, *lines = table.splitlines() or [""]
-        if header != _HEADER:
+        rows = csv.reader(io.StringIO(table))
+        if next(rows, None) != list(_COLUMNS):
             raise UsageError(f"resume: {self.details}: line 1: expected the header {_HEADER}")
         records = []
-        for number, row in enumerate(csv.reader(lines), start=2):
+        for row in rows:
             try:
+                if len(row) != len(_COLUMNS):
+                    raise ValueError
                 cells = dict(zip(_COLUMNS, row))
                 records.append(Record(**{field: read(cells[name]) for name, (field, read) in _COLUMNS.items()}))
             except (ValueError, KeyError):
                 raise UsageError(
-                    f"resume: {self.details}: line {number}: expected {_HEADER}, found {','.join(row)!r}"
+                    f"resume: {self.details}: line {rows.line_num}: expected {_HEADER}, found {','.join(row)!r}"
                 ) from None
         return records
 

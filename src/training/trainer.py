@@ -139,17 +139,17 @@ class Trainer:
             DataError: A file has become unreadable; what had been learnt is saved before.
         """
         log = LossLog(self.folder.path, start.epoch, start.step) if self.folder else None
-        try:
-            with self._stop_on_signals():
+        with self._stop_on_signals():
+            try:
                 self._loop(dataset, start.or_next_epoch(self.plan.steps_per_epoch), log)
-        except DataError:
-            if self._unsaved:
-                self.save(self._unsaved)
-            raise
-        finally:
-            if log:
-                with suppress(OSError):  # a full disk has been reported by what it stopped
-                    log.draw(now=True)
+            except DataError:
+                if self._unsaved:
+                    self.save(self._unsaved)
+                raise
+            finally:
+                if log:
+                    with suppress(OSError):  # a full disk has been reported by what it stopped
+                        log.draw(now=True)
 
     @contextmanager
     def _stop_on_signals(self) -> Iterator[None]:

@@ -82,7 +82,7 @@ def read_mixdata(mixdata_path: PathLike) -> list[TrainingSet]:
             is_glob = isinstance(table.get(name), str) and table[name].startswith("/")
             check(is_glob, key, name, 'a glob that starts with "/"', table.get(name))
         value = invalid.get(name)
-        is_grey = value is None or (type(value) is int and 0 <= value <= 65535)
+        is_grey = name not in invalid or (type(value) is int and 0 <= value <= 65535)
         check(is_grey, "invalid", name, "a whole number from 0 to 65535", value)
         sets.append(TrainingSet(name, images[name], depths[name], value))
     if not sets:

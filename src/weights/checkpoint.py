@@ -6,8 +6,10 @@ JSON text of what the caller wants to find again. Names of other projects are tr
 
 import json
 import logging
+import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,7 +125,7 @@ def read_weights(path: PathLike) -> Weights:
     PyTorch files are untrusted input: only plain tensors are unpickled.
 
     Args:
-        path: A MindSpore .ckpt or a PyTorch .pt/.pth (told apart by content), of any family of ``families.py``.
+        path: A MindSpore .ckpt, or a PyTorch file of any name (told by its content), of any family of ``families.py``.
 
     Raises:
         CheckpointError: If the file is missing, damaged or cut short, would run code, or is not a MidasNet's or its
@@ -200,6 +202,8 @@ def _read_mindspore(path: Path, is_wanted: Callable[[str], bool]) -> tuple[dict[
         file.seek(-min(_CRC_SIZE, path.stat().st_size), 2)
         has_crc = file.read().startswith(_CRC_MARK)
     try:
+        if not has_crc:
+            _check_sizes(path)
         with _quiet_mindspore():
             content = ms.load_checkpoint(
                 str(path), crc_check=has_crc, choice_func=lambda name: name == _EXTRA or is_wanted(name)
@@ -220,6 +224,31 @@ def _read_mindspore(path: Path, is_wanted: Callable[[str], bool]) -> tuple[dict[
     for name, value in tensors.items():
         arrays[name] = (value.astype(ms.float32) if value.dtype == ms.bfloat16 else value).asnumpy()
     return arrays, extra
+
+
+def _check_sizes(path: Path) -> None:
+    """Raises ValueError unless every tensor has as many bytes as its shape and type say.
+
+    MindSpore does not look: it fills up what is too short, and what is too long overwrites memory. A checksum makes
+    this needless.
+    """
+    from google.protobuf.message import DecodeError
+    from mindspore.train.checkpoint_pb2 import Checkpoint
+
+    try:
+        entries = Checkpoint.FromString(path.read_bytes()).value
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    found: Counter = Counter()  # of a tag that occurs more than once, each entry has a piece
+    for entry in entries:
+        found[entry.tag] += len(entry.tensor.tensor_content)
+    for entry in entries:
+        kind, dims = entry.tensor.tensor_type.lower(), entry.tensor.dims
+        if kind != "str":
+            itemsize = 2 if kind == "bfloat16" else np.dtype(kind).itemsize
+            count = 1 if list(dims) == [0] else math.prod(dims)  # MindSpore 1 wrote scalars so
+            if found[entry.tag] != count * itemsize:
+                raise ValueError(f"{entry.tag}: {found[entry.tag]} bytes")
 
 
 def _read_torch(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:

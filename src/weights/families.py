@@ -28,7 +28,8 @@ GET_NETWORK = (
 )
 GET_ENCODER = (
     "an encoder to start from is ig_resnext101_32x8-c38310e5.pth of facebookresearch/WSL-Images; "
-    "python src/utils/pth2ckpt.py ig_resnext101_32x8-c38310e5.pth converts it; '' selects random weights"
+    "python src/utils/pth2ckpt.py ig_resnext101_32x8-c38310e5.pth makes ckpt/midas_resnext_101_WSL.ckpt of it, which "
+    "--model_weights must name; '' selects random weights"
 )
 
 # The operators that a family was trained with, where its names tell (``network_ops``).

@@ -86,4 +86,7 @@ def _test_indices(path: Path) -> list[float]:
 
     with _reading(path, "a MATLAB file (before 7.3) with the array testNdxs"):
         content = scipy.io.loadmat(path, appendmat=False, variable_names=["testNdxs"])
-        return content["testNdxs"].astype(float).ravel().tolist()
+        indices = content["testNdxs"].astype(float).ravel().tolist()
+        if not indices:
+            raise ValueError("empty")
+        return indices
