@@ -17,7 +17,7 @@ from src.common.errors import UsageError, run_script
 from src.config import NETWORK_KEYS, NORMALISATION_KEYS, Config, dump_config, load_config, require_file, require_folder
 from src.training.loss_log import LOSS_CSV
 from src.training.run_folder import RunFolder
-from src.training.schedule import Plan, Position, learning_rates
+from src.training.schedule import LoopSettings, Plan, Position, learning_rates
 from src.utils.loadImgDepth import LoadImagesDepth, create_dataset
 from src.utils.mixdata import training_pairs
 from src.utils.order import SampleOrder
@@ -67,10 +67,11 @@ def load_source(config: Config) -> LoadImagesDepth:
     )
 
 
-def find_resume(config: Config, folder: RunFolder) -> Optional[Path]:
+def find_resume(config: Config) -> Optional[Path]:
     """Returns the checkpoint that ``resume`` names, None for a new run; UsageError if there is no such checkpoint."""
     if not config.resume:
         return None
+    folder = RunFolder(config.train_output_path)
     if config.resume is True:
         latest = folder.latest()
         if latest is None:
@@ -121,6 +122,17 @@ def build_step(config: Config, plan: Plan, resume_path: Optional[Path]) -> tuple
     return step, start
 
 
+def loop_settings(config: Config) -> LoopSettings:
+    """Collects how long the run is and what it leaves behind."""
+    return LoopSettings(
+        epochs=config.epoch_size,
+        save_epochs=config.save_checkpoint_epochs,
+        save_steps=config.save_checkpoint_steps,
+        keep_checkpoints=config.keep_checkpoint_max,
+        log_interval=config.log_interval,
+    )
+
+
 def all_rates(config: Config, steps: int) -> np.ndarray:
     """Returns the learning rates of encoder and decoder at every step of the run, (2, steps) float32."""
     ends = (
@@ -130,10 +142,23 @@ def all_rates(config: Config, steps: int) -> np.ndarray:
     return np.stack([learning_rates(lr, end_lr, config.power, steps, config.lr_decay) for lr, end_lr in ends])
 
 
+def start_folder(config: Config, device: Device, plan: Plan, start: Position) -> Optional[RunFolder]:
+    """Starts the run folder and says what is trained; only the first of several processes has one."""
+    if device.rank != 0:
+        return None
+    folder = RunFolder(config.train_output_path, device.device_id)
+    folder.start(dump_config(config), start.epoch, start.step)
+    print(
+        f"{config.epoch_size} epochs of {plan.steps_per_epoch} steps, batch size {plan.batch_size} on "
+        f"{plan.world} x {device.target}, {config.img_width}x{config.img_height} pixels, run folder {folder.path}",
+        flush=True,
+    )
+    return folder
+
+
 def train(config: Config, device: Device) -> "TrainStep":
     """Trains as configured; returns the step, whose network has been trained."""
-    folder = RunFolder(config.train_output_path, device.device_id)
-    resume_path = find_resume(config, folder)
+    resume_path = find_resume(config)
     source = load_source(config)
     plan = make_plan(config, device, source)
     order = SampleOrder(plan.samples, plan.batch_size, plan.seed, device.rank, plan.world)
@@ -145,26 +170,13 @@ def train(config: Config, device: Device) -> "TrainStep":
         print(f"nothing to do: the run has all its {config.epoch_size} epochs (epoch_size)")
         return step
 
-    from src.training.trainer import LoopSettings, Trainer
+    from src.training.trainer import Trainer
 
-    is_first = device.rank == 0
-    if is_first:
-        folder.start(dump_config(config), start.epoch, start.step)
-        print(
-            f"{config.epoch_size} epochs of {plan.steps_per_epoch} steps, batch size {plan.batch_size} on "
-            f"{plan.world} x {device.target}, {config.img_width}x{config.img_height} pixels, run folder {folder.path}",
-            flush=True,
-        )
-    settings = LoopSettings(
-        epochs=config.epoch_size,
-        save_epochs=config.save_checkpoint_epochs,
-        save_steps=config.save_checkpoint_steps,
-        keep_checkpoints=config.keep_checkpoint_max,
-        log_interval=config.log_interval,
-    )
-    trainer = Trainer(step, plan, settings, all_rates(config, total), folder if is_first else None, source.image_paths)
-    trainer.run(create_dataset(source, order, done, total - done, config.num_parallel_workers), start)
-    if is_first:
+    folder = start_folder(config, device, plan, start)
+    dataset = create_dataset(source, order, done, total - done, config.num_parallel_workers)
+    trainer = Trainer(step, plan, loop_settings(config), all_rates(config, total), folder, source.image_paths)
+    trainer.run(dataset, start)
+    if folder:
         print(f"done: checkpoint {folder.latest().path}, losses {folder.path / LOSS_CSV} and loss.png")
     return step
 

@@ -12,7 +12,7 @@ from torch_midas import TorchMidas, lively, torch_loss
 from src.common.errors import CheckpointError
 from src.loss import create_loss
 from src.midas_net import MidasNet
-from src.training.schedule import Plan, Position, learning_rates
+from src.training.schedule import LoopSettings, Plan, Position, learning_rates
 from src.training.step import (
     TrainStep,
     create_optimizer,
@@ -21,7 +21,7 @@ from src.training.step import (
     set_learning_rates,
     training_state,
 )
-from src.training.trainer import LoopSettings, Trainer
+from src.training.trainer import Trainer
 from src.weights.checkpoint import load_into, read_weights, save_checkpoint
 
 STEPS = 10

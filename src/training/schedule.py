@@ -1,4 +1,4 @@
-"""The course of a run: what decides it, how far it is, and the learning rate of every step."""
+"""The course of a run: what decides it, how long it is, how far it is, and the learning rate of every step."""
 
 from dataclasses import dataclass
 
@@ -67,6 +67,25 @@ class Position:
     def or_next_epoch(self, steps_per_epoch: int) -> "Position":
         """Returns the start of the next epoch if this is the end of one."""
         return self if self.step < steps_per_epoch else Position(self.epoch + 1)
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long a run is and what it leaves behind.
+
+    Attributes:
+        epochs: Of the whole run.
+        save_epochs: Epochs between checkpoints.
+        save_steps: Additional checkpoints every so many steps of the run; 0 for none.
+        keep_checkpoints: How many checkpoints to keep.
+        log_interval: Steps between progress lines.
+    """
+
+    epochs: int
+    save_epochs: int = 1
+    save_steps: int = 0
+    keep_checkpoints: int = 2
+    log_interval: int = 10
 
 
 def learning_rates(lr: float, end_lr: float, power: float, steps: int, decay: bool) -> np.ndarray:

@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -15,7 +15,7 @@ from src.common.errors import DataError, MidasError
 from src.common.progress import format_seconds
 from src.training.loss_log import LossLog, LossRow
 from src.training.run_folder import RunFolder
-from src.training.schedule import Plan, Position
+from src.training.schedule import LoopSettings, Plan, Position
 from src.training.step import invert_output, set_learning_rates, training_state
 from src.utils.loadImgDepth import batches
 from src.weights.checkpoint import save_checkpoint
@@ -23,25 +23,6 @@ from src.weights.checkpoint import save_checkpoint
 # An epoch is inverted when this share of its images is. No trained network comes near it, and chance does not invert
 # the output to and fro.
 INVERTED_SHARE = 0.75
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """How long a run is and what it leaves behind.
-
-    Attributes:
-        epochs: Of the whole run.
-        save_epochs: Epochs between checkpoints.
-        save_steps: Additional checkpoints every so many steps of the run; 0 for none.
-        keep_checkpoints: How many checkpoints to keep.
-        log_interval: Steps between progress lines.
-    """
-
-    epochs: int
-    save_epochs: int = 1
-    save_steps: int = 0
-    keep_checkpoints: int = 2
-    log_interval: int = 10
 
 
 class _Reporter:
