@@ -110,7 +110,7 @@ def test_kitti(tmp_path):
     write_kitti(tmp_path)
     (tmp_path / "a_sync" / "depth" / "._0001.png").write_bytes(b"made by macOS")
     dataset = open_dataset("Kitti", tmp_path)
-    names = [dataset.sample_name(i) for i in range(len(dataset))]
+    names = [dataset[i].name for i in range(len(dataset))]
     assert names == ["a_sync/0001", "a_sync/0002", "b_sync/0001", "b_sync/0002"]
     sample = dataset[1]
     assert sample.name == "a_sync/0002"
@@ -178,7 +178,7 @@ def test_tum_layouts(tmp_path, lines, rgb_folder, nested):
     root = tmp_path / "rgbd_dataset_freiburg2_desk_with_person" if nested else tmp_path
     write_tum(root, lines, rgb_folder)
     dataset = open_dataset("TUM", tmp_path)
-    assert [dataset.sample_name(i) for i in range(len(dataset))] == ["1.5", "2.5"]
+    assert [dataset[i].name for i in range(len(dataset))] == ["1.5", "2.5"]
     sample = dataset[1]
     np.testing.assert_array_equal(sample.image, picture(2))
     np.testing.assert_allclose(sample.depth, tum_units(2) / 5000, rtol=1e-6)
@@ -227,7 +227,7 @@ def write_sintel(root, occlusions=True):
 def test_sintel(tmp_path):
     write_sintel(tmp_path)
     dataset = open_dataset("Sintel", tmp_path)
-    names = [dataset.sample_name(i) for i in range(len(dataset))]
+    names = [dataset[i].name for i in range(len(dataset))]
     assert names == ["alley_1/frame_0001", "alley_1/frame_0002", "bamboo_2/frame_0001"]
     sample = dataset[1]
     np.testing.assert_array_equal(sample.image, picture(2))
@@ -271,7 +271,7 @@ def write_eth3d(root):
 def test_eth3d(tmp_path):
     write_eth3d(tmp_path)
     dataset = open_dataset("ETH3D", tmp_path)
-    assert [dataset.sample_name(i) for i in range(len(dataset))] == ["courtyard/DSC_1", "pipes/DSC_1"]
+    assert [dataset[i].name for i in range(len(dataset))] == ["courtyard/DSC_1", "pipes/DSC_1"]
     sample = dataset[0]
     np.testing.assert_array_equal(sample.depth[1:], metres(1, 1, 71)[1:])
     assert sample.valid[0, :5].tolist() == [False, False, True, False, True]
@@ -318,7 +318,7 @@ def test_nyu(tmp_path):
     paths = write_nyu(tmp_path, [1, 3])
     for path in (paths, tmp_path):
         dataset = open_dataset("NYU", path)
-        assert [dataset.sample_name(i) for i in range(len(dataset))] == ["0001", "0003"]
+        assert [dataset[i].name for i in range(len(dataset))] == ["0001", "0003"]
         sample = dataset[1]
         np.testing.assert_array_equal(sample.image, picture(2))
         np.testing.assert_array_equal(sample.depth[1:], metres(2)[1:])
@@ -434,7 +434,7 @@ TABLE = "./DIW_test/a.thumb\n1,2,6,8,>,8,6\n./DIW_test/b.thumb\n3,1,1,4,<,8,6\n"
 def test_diw(tmp_path):
     write_diw(tmp_path, TABLE)
     dataset = open_dataset("DIW", tmp_path)
-    assert [dataset.sample_name(i) for i in range(len(dataset))] == ["./DIW_test/a.thumb", "./DIW_test/b.thumb"]
+    assert [dataset[i].name for i in range(len(dataset))] == ["./DIW_test/a.thumb", "./DIW_test/b.thumb"]
     first, second = dataset[0], dataset[1]
     np.testing.assert_array_equal(first.image, picture(0))
     assert first.points.tolist() == [[0, 1, 5, 7]]

@@ -235,7 +235,7 @@ def test_real_gaps_and_sizes(sample):
 
 
 def test_nyu_test_pictures_are_counted_from_one(sample):
-    assert [Nyu(sample / "NYU").sample_name(index) for index in range(2)] == ["0001", "0002"]
+    assert [Nyu(sample / "NYU")[index].name for index in range(2)] == ["0001", "0002"]
 
 
 def test_diw_relations_agree_with_depth(tmp_path, monkeypatch):

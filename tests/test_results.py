@@ -98,7 +98,7 @@ def test_new_evaluation_backs_up_the_files_of_the_last_one(ann_file, kitti):
 def test_inverted_predictions_are_counted_after_a_resume(tmp_path, kitti):
     scales = [-0.0, 0.0, -2.0]
     records = [replace(RECORDS[0], number=number, scale=scale) for number, scale in enumerate(scales, start=1)]
-    samples = [kitti.sample_name(index) for index in range(3)]
+    samples = [kitti[index].name for index in range(3)]
     with ResultFiles(tmp_path / "val.json", SETTINGS, [kitti]) as files:
         for record, sample in zip(records, samples):
             files.append(replace(record, image=sample))
@@ -110,7 +110,7 @@ def test_inverted_predictions_are_counted_after_a_resume(tmp_path, kitti):
 def test_rows_are_not_used_for_other_data(copied_data, tmp_path, change):
     path = tmp_path / "val.json"
     with ResultFiles(path, SETTINGS, [open_one(copied_data, "Kitti")]) as files:
-        files.append(replace(RECORDS[0], image=open_one(copied_data, "Kitti").sample_name(0)))
+        files.append(replace(RECORDS[0], image=open_one(copied_data, "Kitti")[0].name))
     before = contents(path)
     picture = sorted((copied_data / "Kitti_raw_data").glob("*/image/*.png"))[-1]
     if change == "touch":

@@ -80,4 +80,4 @@ def write_results(stem: Path, inverse_depth: np.ndarray, colormap: str) -> None:
     """
     write_depth(stem, inverse_depth)
     if colormap != "none":
-        write_color(stem.with_name(f"{stem.name}_color.png"), inverse_depth, colormap)
+        write_color(output_files(stem, colormap)[-1], inverse_depth, colormap)

@@ -21,7 +21,7 @@ from typing import NamedTuple, Optional
 from src.common.atomic import write_text
 from src.common.errors import DataError
 from src.common.progress import Progress
-from src.util import PathLike, read_gray, read_image
+from src.util import PathLike, read_gray, read_image, size_and_time
 from src.utils.transforms import use_one_opencv_thread
 
 _MAX_ASPECT_CHANGE = 1.1  # between an image and its ground truth; a forgotten rotation is far above, a crop below
@@ -175,12 +175,8 @@ def _fingerprint(pair: Pair) -> str:
     """Identifies the present contents of a pair without reading it."""
     parts = []
     for path in (pair.image_path, pair.depth_path):
-        try:
-            status = os.stat(path)
-        except OSError:
-            parts.append(f"{path}|gone")
-        else:
-            parts.append(f"{os.path.abspath(path)}|{status.st_size}|{status.st_mtime_ns}")
+        stamp = size_and_time(path)
+        parts.append(f"{os.path.abspath(path)}|{stamp[0]}|{stamp[1]}" if stamp else f"{path}|gone")
     return "|".join(parts)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from src.common.errors import DataError, UsageError
 from src.common.names import PROTOCOLS
-from src.util import PathLike, read_image
+from src.util import PathLike, read_image, size_and_time
 
 
 class DatasetMissing(DataError):
@@ -108,15 +108,6 @@ def list_entries(folder: Path, image: str, truth: str, *others: str) -> list[Ent
     return entries
 
 
-def _size_and_time(path: Path) -> Optional[tuple[int, int]]:
-    """Bytes and nanoseconds of the last change, None where there is no such file."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):  # ValueError: a NUL byte in the name
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
 class EvalDataset:
     """A list of samples and how they are scored.
 
@@ -168,10 +159,6 @@ class EvalDataset:
             raise DataError(entry.fault)
         return self._read(entry)
 
-    def sample_name(self, index: int) -> str:
-        """Name of a sample, without decoding it."""
-        return self._entries[index].name
-
     def listing_faults(self) -> dict[int, str]:
         """Finds, without decoding anything, the samples that cannot be read.
 
@@ -194,7 +181,7 @@ class EvalDataset:
         """
         digest = hashlib.sha256()
         for entry in self._entries:
-            digest.update(ascii((entry, [_size_and_time(file) for file in entry.files])).encode())
+            digest.update(ascii((entry, [size_and_time(file) for file in entry.files])).encode())
         return digest.hexdigest()
 
     @property
