@@ -1,13 +1,16 @@
 """Trains MiDaS on the images that mixdata.json lists.
 
 ``python midas_train.py --model_weights ./ckpt/midas_resnext_101_WSL.ckpt`` starts from an ImageNet encoder,
-``--model_weights ""`` from random weights. ``--resume True`` resumes a run that was interrupted.
+``--model_weights ""`` from random weights. ``--resume True`` resumes a run that was interrupted, with its settings.
 """
 
+import json
+import os
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
@@ -15,24 +18,37 @@ from src.common.compile_cache import enable_compile_cache
 from src.common.device import Device, setup_device
 from src.common.errors import UsageError, run_script
 from src.config import NETWORK_KEYS, NORMALISATION_KEYS, Config, dump_config, load_config, require_file, require_folder
+from src.training.group import Group
 from src.training.loss_log import LOSS_CSV
-from src.training.run_folder import RunFolder
-from src.training.schedule import LoopSettings, Plan, Position, learning_rates
+from src.training.run_folder import CONFIG_FILE, RunFolder
+from src.training.schedule import LearningRate, LoopSettings, Position
 from src.utils.loadImgDepth import LoadImagesDepth, create_dataset
-from src.utils.mixdata import training_pairs
+from src.utils.mixdata import Pair, check_pairs, list_pairs
 from src.utils.order import SampleOrder
 
 if TYPE_CHECKING:
     from src.training.step import TrainStep
 
-KEYS = (
-    "device_target", "device_id", "run_distribute", "seed", "enable_compile_cache", "num_parallel_workers",
-    *NETWORK_KEYS, *NORMALISATION_KEYS, "img_width", "img_height", "resize_target", "keep_aspect_ratio",
+# What decides the course of a run: a resumed run cannot change it. Of the data, the list of files counts, wherever they
+# are; with lr_decay, epoch_size counts too, since the learning rates depend on it.
+COURSE_KEYS = (
+    "seed", *NETWORK_KEYS, *NORMALISATION_KEYS, "img_width", "img_height", "resize_target", "keep_aspect_ratio",
     "ensure_multiple_of", "backbone_params_lr", "backbone_params_end_lr", "no_backbone_params_lr",
-    "no_backbone_params_end_lr", "power", "epoch_size", "batch_size", "lr_decay", "loss", "grad_clip_norm",
+    "no_backbone_params_end_lr", "power", "batch_size", "lr_decay", "loss", "grad_clip_norm",
+)  # fmt: skip
+# What a resumed run may change: where it runs, how long, what it reads and writes. (It starts from its checkpoint,
+# whatever model_weights is; the number of processes is compared apart from run_distribute.)
+FREE_KEYS = (
+    "device_target", "device_id", "run_distribute", "enable_compile_cache", "num_parallel_workers", "epoch_size",
     "train_data_dir", "mixdata", "skip_bad_samples", "train_output_path", "resume", "save_checkpoint_epochs",
     "save_checkpoint_steps", "keep_checkpoint_max", "log_interval", "model_weights",
 )  # fmt: skip
+KEYS = (*COURSE_KEYS, *FREE_KEYS)
+
+
+def course_keys(config: Config) -> tuple[str, ...]:
+    """Lists the settings that decide the course of a run."""
+    return (*COURSE_KEYS, "epoch_size") if config.lr_decay else COURSE_KEYS
 
 
 def check_settings(config: Config) -> None:
@@ -45,26 +61,54 @@ def check_settings(config: Config) -> None:
     require_file(config, "mixdata")
 
 
-def load_source(config: Config) -> LoadImagesDepth:
-    """Lists and checks the training images and says what was found."""
-    pairs, left_out = training_pairs(
-        config.train_data_dir,
-        config.mixdata,
-        config.skip_bad_samples,
-        workers=config.num_parallel_workers,
-        verdicts_path=Path(config.train_output_path) / "checked_data.json",
-    )
-    for line in left_out:
-        print(f"left out: {line}", file=sys.stderr)
-    found = f"{len(pairs)} training images in {config.train_data_dir}"
-    print(f"{found}, {len(left_out)} left out" if left_out else found, flush=True)
+def find_good(config: Config, pairs: list[Pair], unpaired: list[str]) -> tuple[list[bool], list[str]]:
+    from src.common.errors import DataError
+
+    good, faults = check_pairs(pairs, config.num_parallel_workers, Path(config.train_output_path) / "checked_data.json")
+    faults = unpaired + faults
+    if faults and not (config.skip_bad_samples and good):
+        raise DataError(
+            "\n  ".join([f"{config.mixdata}: {len(faults)} bad training samples ({len(good)} good ones):", *faults])
+        )
+    return [pair in good for pair in pairs], faults
+
+
+def load_source(config: Config, group: Group, folder: RunFolder) -> LoadImagesDepth:
+    """Lists the training images in every process, checks them in the first, and says what was found.
+
+    The first process claims the run folder before that, since the check may take long.
+    """
+    pairs, unpaired = list_pairs(config.train_data_dir, config.mixdata)
+    group.check_equal("list of training images", _names(config, pairs))
+
+    def check() -> np.ndarray:
+        folder.lock()
+        is_good, faults = find_good(config, pairs, unpaired)
+        for line in faults:
+            print(f"left out: {line}", file=sys.stderr)
+        found = f"{sum(is_good)} training images in {config.train_data_dir}"
+        print(f"{found}, {len(faults)} left out" if faults else found, flush=True)
+        return np.array(is_good, np.float32)
+
+    is_good = group.first_does(check, len(pairs))
     return LoadImagesDepth(
-        pairs,
+        [pair for pair, good in zip(pairs, is_good) if good],
         config.img_width,
         config.img_height,
         **config.normalisation,
         ensure_multiple_of=config.ensure_multiple_of,
     )
+
+
+def _names(config: Config, pairs: list[Pair]) -> str:
+    """Tells one list of training images from another, wherever the data are."""
+    rows = []
+    for pair in pairs:
+        row = vars(pair).copy()
+        for key in ("image_path", "depth_path"):
+            row[key] = os.path.relpath(row[key], config.train_data_dir)
+        rows.append(repr(sorted(row.items())))
+    return "\n".join(rows)
 
 
 def find_resume(config: Config) -> Optional[Path]:
@@ -87,39 +131,68 @@ def find_resume(config: Config) -> Optional[Path]:
     return path
 
 
-def make_plan(config: Config, device: Device, source: LoadImagesDepth) -> Plan:
-    """Collects what decides the course of the run."""
-    names = "\n".join(Path(pair.image_path).name for pair in source.pairs)
-    return Plan(
-        samples=len(source),
-        files=zlib.crc32(names.encode()),
-        batch_size=config.batch_size,
-        world=device.world,
-        seed=config.seed,
-        img_width=config.img_width,
-        img_height=config.img_height,
-        network_ops=config.network_ops,
-        loss=config.loss,
+def load_settings() -> tuple[Config, Optional[Path]]:
+    """Reads the settings; those of a resumed run come from its folder.
+
+    Returns:
+        The settings, and the checkpoint to resume from, None for a new run.
+
+    Raises:
+        UsageError: As ``load_config``; or the command line would change the course of the run to resume.
+    """
+    config = load_config(__doc__, keys=KEYS)
+    checkpoint = find_resume(config)
+    if checkpoint is None or not (checkpoint.parent / CONFIG_FILE).is_file():
+        return config, checkpoint
+    settings_file = checkpoint.parent / CONFIG_FILE
+    then = load_config("", ["--config_path", str(settings_file)])
+    now = load_config(__doc__, keys=KEYS, base=settings_file, fixed=course_keys(then))
+    return replace(now, train_output_path=config.train_output_path), checkpoint
+
+
+def describe_course(config: Config, group: Group, source: LoadImagesDepth) -> dict[str, Any]:
+    """Collects what decides the course of the run, as JSON has it."""
+    files = zlib.crc32(_names(config, source.pairs).encode("utf-8", "surrogateescape"))
+    settings = {key: getattr(config, key) for key in course_keys(config)}
+    return json.loads(
+        json.dumps({**settings, "images": len(source), "list of images": files, "processes": group.world})
     )
 
 
-def build_step(config: Config, plan: Plan, resume_path: Optional[Path]) -> tuple["TrainStep", Position]:
+def build_step(
+    config: Config,
+    world: int,
+    rates: tuple[LearningRate, LearningRate],
+    resume_path: Optional[Path],
+    course: dict[str, Any],
+) -> tuple["TrainStep", Position]:
     """Builds network and step, gives them the weights to start from and says which; returns where the run starts."""
     from src.loss import create_loss
     from src.midas_net import MidasNet
-    from src.training.step import TrainStep, create_optimizer, restore
+    from src.training.step import TrainStep, TwoRateAdam, restore
     from src.weights.checkpoint import initialise
 
     net = MidasNet(**config.network)
     said = initialise(net, "" if resume_path else config.model_weights)
     net.set_train(True)
-    step = TrainStep(net, create_loss(config.loss), create_optimizer(net), config.grad_clip_norm, plan.world)
+    step = TrainStep(net, create_loss(config.loss), TwoRateAdam(net, *rates), config.grad_clip_norm, world)
     start = Position()
     if resume_path:
-        start = restore(step, resume_path, plan)
+        start = restore(step, resume_path, course)
         said = f"resume: {resume_path}, after epoch {start.epoch} step {start.step}"
     print(said)
     return step, start
+
+
+def learning_rates(config: Config, steps: int) -> tuple[LearningRate, LearningRate]:
+    """Returns the learning rates of encoder and decoder for a run of so many steps."""
+    ends = (
+        (config.backbone_params_lr, config.backbone_params_end_lr),
+        (config.no_backbone_params_lr, config.no_backbone_params_end_lr),
+    )
+    if config.lr_decay:
+        return tuple(LearningRate(start, end, config.power, steps) for start, end in ends)
+    return tuple(LearningRate.constant(start) for start, _ in ends)
 
 
 def loop_settings(config: Config) -> LoopSettings:
@@ -133,60 +206,60 @@ def loop_settings(config: Config) -> LoopSettings:
     )
 
 
-def all_rates(config: Config, steps: int) -> np.ndarray:
-    """Returns the learning rates of encoder and decoder at every step of the run, (2, steps) float32."""
-    ends = (
-        (config.backbone_params_lr, config.backbone_params_end_lr),
-        (config.no_backbone_params_lr, config.no_backbone_params_end_lr),
-    )
-    return np.stack([learning_rates(lr, end_lr, config.power, steps, config.lr_decay) for lr, end_lr in ends])
-
-
-def start_folder(config: Config, device: Device, plan: Plan, start: Position) -> Optional[RunFolder]:
-    """Starts the run folder and says what is trained; only the first of several processes has one."""
-    if device.rank != 0:
-        return None
-    folder = RunFolder(config.train_output_path, device.device_id)
-    folder.start(dump_config(config), start.epoch, start.step)
-    print(
-        f"{config.epoch_size} epochs of {plan.steps_per_epoch} steps, batch size {plan.batch_size} on "
-        f"{plan.world} x {device.target}, {config.img_width}x{config.img_height} pixels, run folder {folder.path}",
-        flush=True,
-    )
-    return folder
-
-
-def train(config: Config, device: Device) -> "TrainStep":
+def train(config: Config, device: Device, resume_path: Optional[Path] = None) -> "TrainStep":
     """Trains as configured; returns the step, whose network has been trained."""
-    resume_path = find_resume(config)
-    source = load_source(config)
-    plan = make_plan(config, device, source)
-    order = SampleOrder(plan.samples, plan.batch_size, plan.seed, device.rank, plan.world)
+    group = Group(device.rank, device.world)
+    first_device = int(group.first_does(lambda: np.array([device.device_id]), 1)[0])
+    folder = RunFolder(config.train_output_path, first_device)
+    source = load_source(config, group, folder)
+    order = SampleOrder(len(source), config.batch_size, config.seed, device.rank, device.world)
+    course = describe_course(config, group, source)
+    rates = learning_rates(config, config.epoch_size * order.steps_per_epoch)
     graph = (config.network, config.batch_size, config.img_height, config.img_width, config.loss, config.grad_clip_norm)
-    enable_compile_cache(config.enable_compile_cache, ("train", device.target, device.world, graph))
-    step, start = build_step(config, plan, resume_path)
-    done, total = start.steps_done(plan.steps_per_epoch), config.epoch_size * plan.steps_per_epoch
+    enable_compile_cache(config.enable_compile_cache, ("train", device.target, device.world, graph, rates))
+    step, start = build_step(config, device.world, rates, resume_path, course)
+    group.check_equal("course and start of the run", f"{course} {start}")
+    done, total = start.steps_done(order.steps_per_epoch), config.epoch_size * order.steps_per_epoch
     if done >= total:
         print(f"nothing to do: the run has all its {config.epoch_size} epochs (epoch_size)")
         return step
 
     from src.training.trainer import Trainer
 
-    folder = start_folder(config, device, plan, start)
+    def start_folder() -> np.ndarray:
+        folder.start(dump_config(config), start.epoch, start.step)
+        print(
+            f"{config.epoch_size} epochs of {order.steps_per_epoch} steps, batch size {config.batch_size} on "
+            f"{device.world} x {device.target}, {config.img_width}x{config.img_height} pixels, run folder {folder.path}",
+            flush=True,
+        )
+        return np.zeros(1)
+
+    group.first_does(start_folder, 1)
     dataset = create_dataset(source, order, done, total - done, config.num_parallel_workers)
-    trainer = Trainer(step, plan, loop_settings(config), all_rates(config, total), folder, source.image_paths)
+    trainer = Trainer(
+        step,
+        order,
+        loop_settings(config),
+        rates,
+        course,
+        folder,
+        source.image_paths,
+        group,
+        last_checkpoint=resume_path,
+    )
     trainer.run(dataset, start)
-    if folder:
-        print(f"done: checkpoint {folder.latest().path}, losses {folder.path / LOSS_CSV} and loss.png")
+    if group.rank == 0:
+        print(f"done: checkpoint {trainer.last_checkpoint}, losses {folder.path / LOSS_CSV} and loss.png")
     return step
 
 
 def main() -> None:
     """Runs the script."""
-    config = load_config(__doc__, keys=KEYS)
+    config, resume_path = load_settings()
     check_settings(config)
     device = setup_device(config.device_target, config.device_id, config.seed, config.run_distribute)
-    train(config, device)
+    train(config, device, resume_path)
 
 
 if __name__ == "__main__":

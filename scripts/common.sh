@@ -109,3 +109,13 @@ install_requirements() {
         cat "$REPOSITORY"/requirements*.txt >"$stamp"
     fi
 }
+
+# Prints the newest checkpoint of the run folder that the settings (--key value ...) name; nothing if there is none.
+latest_checkpoint() {
+    "$PYTHON" -c 'import sys
+sys.path.insert(0, sys.argv.pop(1))
+from src.config import load_config
+from src.training.run_folder import RunFolder
+latest = RunFolder(load_config("").train_output_path).latest()
+print(latest.path if latest else "")' "$REPOSITORY" "$@"
+}

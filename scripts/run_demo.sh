@@ -28,10 +28,7 @@ if compgen -G "$demo/train/*.ckpt" >/dev/null; then
 fi
 "$PYTHON" midas_train.py "${settings[@]}" --resume "$resume" ||
     fail "the training failed, see above; if it cannot be resumed, start afresh: rm -rf $demo"
-checkpoint=$("$PYTHON" -c 'import sys
-sys.path.insert(0, ".")
-from src.training.run_folder import RunFolder
-print(RunFolder(sys.argv[1]).latest().path)' "$demo/train")
+checkpoint=$(latest_checkpoint "${settings[@]}")
 
 step "4/5 depth maps of images that were not trained on"
 "$PYTHON" midas_run.py "${settings[@]}" --model_weights "$checkpoint" --output_path "$demo/depth" \

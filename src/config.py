@@ -215,7 +215,13 @@ class _Setting(NamedTuple):
     source: str  # "command line" or "FILE:LINE"
 
 
-def load_config(description: str, argv: Optional[Sequence[str]] = None, keys: Optional[Iterable[str]] = None) -> Config:
+def load_config(
+    description: str,
+    argv: Optional[Sequence[str]] = None,
+    keys: Optional[Iterable[str]] = None,
+    base: Optional[Path] = None,
+    fixed: Iterable[str] = (),
+) -> Config:
     """Reads ``config.yaml``, the file of ``--config_path`` and the command line; each overrides those before it.
 
     Args:
@@ -223,6 +229,8 @@ def load_config(description: str, argv: Optional[Sequence[str]] = None, keys: Op
         argv: Command line without the program name; ``sys.argv[1:]`` when None.
         keys: The settings that the script reads, for ``--help``; all when None. The command line may set the
             others as well, because one file serves all scripts.
+        base: The settings of a run to resume, which override ``config.yaml``.
+        fixed: Those of them that must stay as they are.
 
     Returns:
         All settings, whatever ``keys`` has.
@@ -230,17 +238,28 @@ def load_config(description: str, argv: Optional[Sequence[str]] = None, keys: Op
     Raises:
         SystemExit: ``--help`` was given and has been printed; the status is 0.
         UsageError: A key is unknown, repeated in a file or missing from ``config.yaml``, a value is of the
-            wrong type or out of range, or a file cannot be read as a YAML mapping.
+            wrong type, out of range or not what is fixed, or a file cannot be read as a YAML mapping.
     """
     settings = _read_settings(DEFAULTS_FILE)
     missing = [key for key in _SCHEMA if key not in settings]
     if missing:
         raise UsageError(f"{DEFAULTS_FILE}: expected every key, found no {', '.join(missing)}")
     options = _parse_command_line(_create_parser(description, keys, settings), argv)
+    if base is not None:
+        settings.update(_read_settings(base))
+    given = {}
     if "config_path" in options:
-        settings.update(_read_settings(Path(os.path.expanduser(options.pop("config_path")))))
+        given = _read_settings(Path(os.path.expanduser(options.pop("config_path"))))
     for key, value in options.items():
-        settings[key] = _Setting(yaml.ScalarNode("", value), _one_line(value), _COMMAND_LINE)
+        given[key] = _Setting(yaml.ScalarNode("", value), _one_line(value), _COMMAND_LINE)
+    changed = [
+        f"{given[key].source}: {key}: expected {settings[key].text}, found {given[key].text}"
+        for key in fixed
+        if key in given and _checked_value(key, given[key]) != _checked_value(key, settings[key])
+    ]
+    if changed:
+        raise UsageError(f"{'; '.join(changed)} (a resumed run keeps the settings of {base})")
+    settings.update(given)
     values = {key: _checked_value(key, settings[key]) for key in _SCHEMA}
     _check_together(values, settings)
     for key, (_, rule) in _SCHEMA.items():  # train_data_dir comes before the paths under it

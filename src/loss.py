@@ -24,12 +24,35 @@ def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     return ops.select(is_zero, ops.zeros_like(quotient), quotient)
 
 
-def align_scale_shift(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Finds the scale and shift of each image that bring the prediction closest to the target.
+def _moments(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """Collects what the alignment of each image needs, (N, 1, 1) each.
 
-    The closed-form solution of ``min sum(mask * (scale * prediction + shift - target)^2)``, written with centred
-    moments: the textbook determinant ``sum(m p^2) sum(m) - sum(m p)^2`` loses all its digits in float32 as soon as
-    the prediction varies little around a large mean.
+    Moments about the mean, because the textbook determinant ``sum(m p^2) sum(m) - sum(m p)^2`` loses all its digits in
+    float32 as soon as the prediction varies little around a large mean.
+
+    Returns:
+        Whether the prediction varies over the mask, the means of prediction and target, and the sums of p^2, t^2 and
+        p * t about them. Where the prediction is constant, these are 1, t^2 and 0.
+    """
+    count = _image_sum(mask)
+    mean_prediction = _divide(_image_sum(mask * prediction), count)
+    mean_target = _divide(_image_sum(mask * target), count)
+    p, t = mask * (prediction - mean_prediction), mask * (target - mean_target)
+    spread, covariance = _image_sum(p * p), _image_sum(p * t)
+    varies = spread > count * (CONSTANT_PREDICTION * mean_prediction) ** 2
+    # Not divided by where it is constant, so that the gradient stays finite there too.
+    spread = ops.select(varies, spread, ops.ones_like(spread))
+    covariance = ops.select(varies, covariance, ops.zeros_like(covariance))
+    return varies, mean_prediction, mean_target, spread, _image_sum(t * t), covariance
+
+
+def align_scale_shift(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Finds the scale and shift of each image that bring the prediction close to the target, the scale not negative.
+
+    They are the closed-form solution of ``min sum(mask * (scale * prediction + shift - target)^2)``. Where its scale is
+    negative, the prediction is inverted: far is large. The scale is then ``std(target) / std(prediction)`` instead: the
+    loss is large, and its gradient turns the prediction round. (With the negative scale the loss would be as content
+    with inverted predictions as with others, see issue 28 of isl-org/MiDaS.)
 
     Args:
         prediction: (N, H, W) float32.
@@ -37,21 +60,28 @@ def align_scale_shift(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple
         mask: (N, H, W) float32, 0 or 1.
 
     Returns:
-        scale and shift, (N, 1, 1) each; both 0 where the system is singular (constant prediction, fewer than two
+        scale (>= 0) and shift, (N, 1, 1) each; both 0 where the system is singular (constant prediction, fewer than two
         valid pixels).
     """
-    count = _image_sum(mask)
-    mean_prediction = _divide(_image_sum(mask * prediction), count)
-    mean_target = _divide(_image_sum(mask * target), count)
-    centred = mask * (prediction - mean_prediction)
-    spread = _image_sum(centred * centred)
-    noise = count * (CONSTANT_PREDICTION * mean_prediction) ** 2
-    regular = spread > noise
-    # Not divided by where singular, so that the gradient stays finite there too.
-    scale = _image_sum(centred * (target - mean_target)) / ops.select(regular, spread, ops.ones_like(spread))
-    zero = ops.zeros_like(scale)
-    shift = ops.select(regular, mean_target - scale * mean_prediction, zero)
-    return ops.select(regular, scale, zero), shift
+    varies, mean_prediction, mean_target, spread, target_spread, covariance = _moments(prediction, target, mask)
+    inverted = covariance < 0
+    # The root has no gradient at 0, where it is not taken either.
+    target_spread = ops.select(inverted, target_spread, ops.ones_like(target_spread))
+    scale = ops.select(inverted, ops.sqrt(target_spread / spread), covariance / spread)
+    shift = mean_target - scale * mean_prediction
+    return scale, ops.select(varies, shift, ops.zeros_like(shift))
+
+
+def count_inverted(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Counts the images whose prediction is inverted (it falls where the target rises), float32 scalar.
+
+    Args:
+        prediction: (N, H, W).
+        target: (N, H, W) float32.
+        mask: (N, H, W) float32, 0 or 1.
+    """
+    *_, covariance = _moments(prediction.astype(mstype.float32), target, mask)
+    return (covariance < 0).astype(mstype.float32).sum()
 
 
 def gradient_term(residual: Tensor, mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch_midas import torch_loss
 
 from src.common import names
-from src.loss import LOSSES, ScaleAndShiftInvariantLoss, align_scale_shift, create_loss
+from src.loss import LOSSES, ScaleAndShiftInvariantLoss, align_scale_shift, count_inverted, create_loss
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,13 @@ def cases():
     one_pixel[:, 8, 8] = 1
     yield "one valid pixel an image", prediction, target, one_pixel
     yield "small variation around a large mean", prediction * 1e-2 + 50, target, mask
-    yield "anti-correlated", prediction.max() - prediction, target, mask
+    yield "inverted", prediction.max() - prediction, target, mask
+    one_inverted = prediction.copy()
+    one_inverted[1] *= -0.5
+    yield "one inverted, partial masks", one_inverted, target, (rng.random(mask.shape) < 0.4).astype(np.float32)
+    flat = target.copy()
+    flat[0] = 30
+    yield "one constant target", prediction, flat, mask
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case[0])
@@ -97,9 +103,32 @@ def test_full_image_size_keeps_its_digits(loss_and_gradient):
 
 def test_alignment_recovers_a_known_scale_and_shift():
     prediction, _, mask = random_batch(7)
-    scale, shift = align_scale_shift(ms.Tensor(prediction), ms.Tensor(-2.5 * prediction + 4), ms.Tensor(mask))
-    assert scale.asnumpy() == pytest.approx(np.full((3, 1, 1), -2.5), rel=1e-5)
-    assert shift.asnumpy() == pytest.approx(np.full((3, 1, 1), 4.0), rel=1e-5)
+    scale, shift = align_scale_shift(ms.Tensor(prediction), ms.Tensor(2.5 * prediction - 4), ms.Tensor(mask))
+    assert scale.asnumpy() == pytest.approx(np.full((3, 1, 1), 2.5), rel=1e-5)
+    assert shift.asnumpy() == pytest.approx(np.full((3, 1, 1), -4.0), rel=1e-5)
+
+
+def test_inverted_prediction_by_hand(loss_and_gradient):
+    # One image, valid in three pixels: prediction 0, 1, 2, target 4, 1, 1. Means 1 and 2, sums about them p^2 = 2,
+    # t^2 = 4 + 1 + 1 = 6, p t = -2 - 1 = -3: inverted, so scale = sqrt(6 / 2), shift = 2 - sqrt(3).
+    # Residuals 2 - s - 4, 2 - 1, 2 + s - 1 = -2 - s, 1, 1 + s: data = ((2 + s)^2 + 1 + (1 + s)^2) / 6.
+    # Gradients: scale 1: (3 + s + s) / 3; scale 2: pixels 0 and 2, |3 + 2 s| / 2; scales 4 and 8: one pixel, 0.
+    s = 3**0.5
+    prediction, target, mask = (np.zeros((1, 16, 16)) for _ in range(3))
+    prediction[0, 0, :3], target[0, 0, :3], mask[0, 0, :3] = (0, 1, 2), (4, 1, 1), 1
+    value, gradient = evaluate(loss_and_gradient, prediction, target, mask)
+    expected = ((2 + s) ** 2 + 1 + (1 + s) ** 2) / 6 + 0.5 * ((3 + 2 * s) / 3 + (3 + 2 * s) / 2)
+    assert value == pytest.approx(expected, rel=1e-6)
+    assert (gradient * mask * (target - 2)).sum() < 0  # a step against it lets the prediction rise with the target
+
+
+def test_inverted_images_are_counted():
+    prediction, target, mask = random_batch(8)
+    prediction[1] *= -1
+    prediction[2] = 0.1  # constant: neither
+    assert float(count_inverted(*map(ms.Tensor, (prediction, target, mask)))) == 1
+    assert float(count_inverted(*map(ms.Tensor, (-prediction, target, mask)))) == 1
+    assert float(count_inverted(*map(ms.Tensor, (prediction, target, 0 * mask)))) == 0
 
 
 def test_unknown_name():

@@ -138,6 +138,9 @@ def torch_loss(prediction, target, mask, alpha=0.5):
             scale = shift = p.sum() * 0
         else:
             scale, shift = torch.linalg.solve(design.T @ design, design.T @ t[valid])
+            if scale < 0:  # inverted
+                scale = t[valid].std() / p[valid].std()
+                shift = t[valid].mean() - scale * p[valid].mean()
         residuals.append(scale * p + shift - t)
     residual = torch.stack(residuals)
     loss = (mask * residual**2).sum() / (2 * total_mask)

@@ -1,6 +1,7 @@
 """Writing files so that a reader, or a killed run, sees the old file or the new one and never half of one."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +36,21 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Union[str, Path]) -> None:
-    """Deletes what a killed run left unfinished in ``folder``."""
+    """Deletes what killed processes left unfinished in ``folder``; what a live one is writing stays."""
     for path in Path(folder).glob(f".*.*{_MARK}*"):
-        path.unlink(missing_ok=True)
+        match = re.search(rf"\.(\d+){re.escape(_MARK)}", path.name)
+        if match and not _is_alive(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def write_text(path: Union[str, Path], text: str) -> None:

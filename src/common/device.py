@@ -4,6 +4,7 @@ mindspore is imported inside the functions: what the environment must say has to
 """
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -99,13 +100,17 @@ def setup_device(
 
     from mindspore import communication
 
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        # This process only introduces the others to each other. They end in order when they are asked to stop, and it
+        # ends after them.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MidasError(
-            f"run_distribute: start the script with msrun (scripts/run_distribute_train.sh); {reason}"
-        ) from None
+        reason = " ".join(str(error).split("\n\n---")[0].split())
+        hint = "" if "MS_ROLE" in os.environ else "; start the script with scripts/run_distribute_train.sh or msrun"
+        raise MidasError(f"run_distribute: expected a group of processes, found none to join: {reason}{hint}") from None
     rank, world = communication.get_rank(), communication.get_group_size()
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world)
     return Device(device_target, ms.get_context("device_id"), rank, world)

@@ -1,14 +1,19 @@
-"""The folder of one training run: resolved settings and checkpoints."""
+"""The folder of one training run: its settings and checkpoints, and a lock."""
 
+import errno
+import fcntl
+import os
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import Optional, TextIO, Union
 
 from src.common.atomic import remove_leftovers, write_text
 from src.common.errors import UsageError
 
 CONFIG_FILE = "config.yaml"
+LOCK_FILE = "run.lock"
 _CHECKPOINT = re.compile(r"Midas_(\d+)-(\d+)_(\d+)\.ckpt")
 
 
@@ -31,16 +36,40 @@ class RunFolder:
     """A folder that holds one training run.
 
     Args:
-        path: The folder; made by ``start``.
+        path: The folder; made by ``lock``.
         device_id: Number of the device, part of the documented checkpoint name.
     """
 
     def __init__(self, path: Union[str, Path], device_id: int = 0):
         self.path = Path(path)
         self.device_id = device_id
+        self._lock: Optional[TextIO] = None
+
+    def lock(self) -> None:
+        """Makes the folder and claims it for this process until it ends, however it ends.
+
+        Raises:
+            UsageError: Another process trains in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / LOCK_FILE, "a+")  # noqa: SIM115 open as long as the process lives
+        try:
+            # A lock of fcntl is not handed on to the loaders, which may outlive the process for a moment.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return  # a file system without locks
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "another process"
+            raise UsageError(
+                f"train_output_path {self.path}: expected a folder in which nobody trains, found a run of {owner}"
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._lock.flush()
 
     def start(self, settings: str, epoch: int, step: int) -> None:
-        """Makes the folder and writes the resolved settings.
+        """Tidies up, and writes the settings unless there are some: those of a resumed run stay as they are.
 
         Args:
             settings: YAML text.
@@ -57,9 +86,9 @@ class RunFolder:
                 f"train_output_path {self.path}: expected no checkpoints after epoch {epoch} step {step}, where this "
                 f"run starts, found {latest.path.name}; resume from it with --resume True, or name another folder"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path)
-        write_text(self.path / CONFIG_FILE, settings)
+        if not (self.path / CONFIG_FILE).exists() or (epoch, step) == (1, 0):
+            write_text(self.path / CONFIG_FILE, settings)
 
     def checkpoint_path(self, epoch: int, step: int) -> Path:
         """Returns the documented name ``Midas_{device_id}-{epoch}_{step}.ckpt`` in this folder."""

@@ -1,45 +1,6 @@
-"""The course of a run: what decides it, how long it is, how far it is, and the learning rate of every step."""
+"""The course of a run: how long it is, how far it is, and the learning rate of every step."""
 
 from dataclasses import dataclass
-
-import numpy as np
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What decides the course of a run; a resumed run must have the same.
-
-    Attributes:
-        samples: Training images.
-        files: CRC-32 of their names, in order.
-        batch_size: Per process.
-        world: Data-parallel processes.
-        seed: Of the data order.
-        img_width: Of the network's input, pixels.
-        img_height: The same.
-        network_ops: See ``src/custom_op.py``.
-        loss: Its name.
-    """
-
-    samples: int
-    files: int
-    batch_size: int
-    world: int
-    seed: int
-    img_width: int
-    img_height: int
-    network_ops: str
-    loss: str
-
-    @property
-    def images_per_step(self) -> int:
-        """Images in a step, of all processes."""
-        return self.batch_size * self.world
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full steps in an epoch."""
-        return self.samples // self.images_per_step
 
 
 @dataclass(frozen=True)
@@ -49,24 +10,20 @@ class Position:
     Attributes:
         epoch: Counted from 1.
         step: Finished steps of that epoch.
-        inverted: How many images of these steps had an inverted prediction.
     """
 
     epoch: int = 1
     step: int = 0
-    inverted: int = 0
 
     def steps_done(self, steps_per_epoch: int) -> int:
         """Returns how many steps of the whole run are finished."""
         return (self.epoch - 1) * steps_per_epoch + self.step
 
-    def after_step(self, inverted: int) -> "Position":
-        """Returns the position one step further, in which so many predictions were inverted."""
-        return Position(self.epoch, self.step + 1, self.inverted + inverted)
-
-    def or_next_epoch(self, steps_per_epoch: int) -> "Position":
-        """Returns the start of the next epoch if this is the end of one."""
-        return self if self.step < steps_per_epoch else Position(self.epoch + 1)
+    def after_step(self, steps_per_epoch: int) -> "Position":
+        """Returns the position one step further."""
+        if self.step < steps_per_epoch:
+            return Position(self.epoch, self.step + 1)
+        return Position(self.epoch + 1, 1)
 
 
 @dataclass(frozen=True)
@@ -88,21 +45,27 @@ class LoopSettings:
     log_interval: int = 10
 
 
-def learning_rates(lr: float, end_lr: float, power: float, steps: int, decay: bool) -> np.ndarray:
-    """Returns the learning rate of every step of a run.
+@dataclass(frozen=True)
+class LearningRate:
+    """A learning rate that falls polynomially: ``(start - end) * (1 - i / steps)^power + end`` at update i = 0, 1, ...
 
-    ``(lr - end_lr) * (1 - i / steps)^power + end_lr`` at step i = 0, 1, ... with ``decay``, else ``lr``.
-
-    Args:
-        lr: At the first step.
-        end_lr: What the decay leads to.
+    Attributes:
+        start: At the first update.
+        end: What it falls to.
         power: Of the polynomial.
-        steps: Of the whole run.
-        decay: Polynomial decay, or a constant rate.
-
-    Returns:
-        (steps,) float32.
+        steps: Updates of the whole run.
     """
-    if not decay:
-        return np.full(steps, lr, np.float32)
-    return ((lr - end_lr) * (1 - np.arange(steps) / steps) ** power + end_lr).astype(np.float32)
+
+    start: float
+    end: float
+    power: float
+    steps: int
+
+    @classmethod
+    def constant(cls, rate: float) -> "LearningRate":
+        """Makes a learning rate that stays as it is."""
+        return cls(rate, rate, 1.0, 1)
+
+    def at(self, update: int) -> float:
+        """Returns the learning rate of an update, counted from 0."""
+        return (self.start - self.end) * max(1 - update / self.steps, 0.0) ** self.power + self.end

@@ -1,44 +1,89 @@
 """The compiled training step, its optimizer, and the state that a run needs to be resumed."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 from mindspore import nn, ops
 
 from src.common.errors import CheckpointError
-from src.loss import align_scale_shift
-from src.training.schedule import Plan, Position
+from src.loss import count_inverted
+from src.training.schedule import LearningRate, Position
 from src.weights.checkpoint import read_ckpt
 
+_sum_of = ops.MultitypeFuncGraph("sum_of")
+_sum_of_squares = ops.MultitypeFuncGraph("sum_of_squares")
+_scaled = ops.MultitypeFuncGraph("scaled")
+_pick = ops.MultitypeFuncGraph("pick")
 
-def create_optimizer(net: nn.Cell) -> nn.Adam:
-    """Makes Adam with a learning rate of its own for the encoder; ``set_learning_rates`` says which.
 
-    (Adam also takes the rates of all steps as lists, but then it looks them up once a parameter, and the full network
-    takes three times as long to compile.)
+@_sum_of.register("Tensor")
+def _sum_of_tensor(gradient):
+    return gradient.astype(ms.float32).sum()
+
+
+@_sum_of_squares.register("Tensor")
+def _sum_of_squares_of_tensor(gradient):
+    return ops.square(gradient.astype(ms.float32)).sum()
+
+
+@_scaled.register("Tensor", "Tensor")
+def _scaled_tensor(factor, gradient):
+    return gradient * factor.astype(gradient.dtype)
+
+
+@_pick.register("Tensor", "Tensor", "Bool")
+def _pick_rate(encoder_rate, decoder_rate, is_encoder):
+    return encoder_rate if is_encoder else decoder_rate
+
+
+class _Rate(nn.Cell):
+    """Step number, int32 (1,) -> learning rate, float32 scalar."""
+
+    def __init__(self, rate: LearningRate):
+        super().__init__()
+        self.start, self.end, self.power, self.steps = float(rate.start), float(rate.end), rate.power, rate.steps
+
+    def construct(self, global_step):
+        left = ops.relu(1 - global_step.reshape(()).astype(ms.float32) / self.steps)
+        return (self.start - self.end) * ops.pow(left, self.power) + self.end
+
+
+class TwoRateAdam(nn.Adam):
+    """Adam with one learning rate for the encoder and one for the rest, both found from its own count of updates.
+
+    (``nn.Adam`` takes schedules too, but looks the rate up once a parameter: the full network then takes three times as
+    long to compile.)
 
     Args:
         net: Its parameters whose name contains ``backbone`` are the encoder.
+        encoder_rate: Learning rate of the encoder.
+        decoder_rate: Learning rate of the rest.
     """
-    parameters = net.trainable_params()
-    groups = [
-        {"params": [p for p in parameters if "backbone" in p.name], "lr": 0.0},
-        {"params": [p for p in parameters if "backbone" not in p.name], "lr": 0.0},
-        {"order_params": parameters},
-    ]
-    return nn.Adam(groups)
 
+    def __init__(self, net: nn.Cell, encoder_rate: LearningRate, decoder_rate: LearningRate):
+        parameters = net.trainable_params()
+        self._is_encoder = tuple("backbone" in parameter.name for parameter in parameters)
+        super().__init__(
+            [
+                {"params": [p for p, is_encoder in zip(parameters, self._is_encoder) if is_encoder], "lr": 0.0},
+                {"params": [p for p, is_encoder in zip(parameters, self._is_encoder) if not is_encoder], "lr": 0.0},
+                {"order_params": parameters},
+            ]
+        )
+        self.encoder_rate, self.decoder_rate = _Rate(encoder_rate), _Rate(decoder_rate)
+        self.pick = ops.HyperMap()
 
-def set_learning_rates(optimizer: nn.Adam, backbone_lr: float, no_backbone_lr: float) -> None:
-    """Sets the learning rates of an optimizer of ``create_optimizer`` from its next step on."""
-    for is_encoder, rate in ((True, backbone_lr), (False, no_backbone_lr)):
-        member = next(p for p in optimizer.parameters if ("backbone" in p.name) == is_encoder)
-        optimizer.get_lr_parameter(member).set_data(ms.Tensor(rate, ms.float32))
+    def get_lr(self):
+        """Returns the learning rate of each parameter for the present update."""
+        encoder_rate, decoder_rate = self.encoder_rate(self.global_step), self.decoder_rate(self.global_step)
+        return self.pick(ops.partial(_pick, encoder_rate, decoder_rate), self._is_encoder)
 
 
 class _NetworkWithLoss(nn.Cell):
-    """(image, target, mask) -> (loss, how many predictions are inverted, largest prediction)."""
+    """(image, target, mask) -> (loss, how many predictions are inverted)."""
 
     def __init__(self, net: nn.Cell, loss: nn.Cell):
         super().__init__(auto_prefix=False)
@@ -46,19 +91,19 @@ class _NetworkWithLoss(nn.Cell):
 
     def construct(self, image, target, mask):
         prediction = self.net(image)
-        scale, _ = align_scale_shift(prediction.astype(ms.float32), target, mask)
-        inverted = (scale < 0).astype(ms.float32).sum()
-        return self.loss(prediction, target, mask), inverted, prediction.max()
+        return self.loss(prediction, target, mask), count_inverted(prediction, target, mask)
 
 
 class TrainStep(nn.Cell):
-    """One optimisation step: (image, target, mask) -> four scalars, the state being that before the step.
+    """One optimisation step: (image, target, mask, notes) -> float32 vector.
 
-    * the loss;
-    * whether the gradients of this process are finite: the loss may hide it, since a ReLU turns the NaN of ruined
-      weights into 0;
-    * how many predictions, of all processes, are inverted: a negative scale would fit them best, see ``invert_output``;
-    * the largest prediction, averaged over the processes.
+    Gradients are reduced over the processes first, then looked at, then used: weights, moments and counters stay as
+    they are unless all gradients, of all processes, are finite, and every process decides alike. (The statistics of
+    batch normalisation change in the forward pass, so a step that is refused may leave NaN in them.)
+
+    The vector holds the loss, averaged over the processes; 1 if the weights were updated, else 0; how many predictions,
+    of all processes, are inverted; and ``notes``, float32 (n,), of whatever the caller wants to know, summed over the
+    processes. It is the same in every process. State and loss are those before the update.
 
     Args:
         net: (N, 3, H, W) -> (N, H, W).
@@ -76,79 +121,60 @@ class TrainStep(nn.Cell):
         self.network.set_grad()
         self.optimizer = optimizer
         self.value_and_grad = ops.value_and_grad(self.network, None, optimizer.parameters, has_aux=True)
-        is_alone = world == 1
-        self.average = nn.Identity() if is_alone else nn.DistributedGradReducer(optimizer.parameters)
-        self.sum = nn.Identity() if is_alone else ops.AllReduce(ops.ReduceOp.SUM)
+        self.average = nn.Identity() if world == 1 else nn.DistributedGradReducer(optimizer.parameters)
+        self.sum = nn.Identity() if world == 1 else ops.AllReduce(ops.ReduceOp.SUM)
         self.world = world
-        # NaN and infinity in what a layer gets, or gets back, show in the gradients of its bias, scale or shift. These
-        # are a thousandth of all: to look at every gradient would take longer than to update the weights.
-        self.vectors = tuple(i for i, parameter in enumerate(optimizer.parameters) if parameter.ndim == 1)
         self.grad_clip_norm = grad_clip_norm
+        self.each = ops.HyperMap()
 
-    def construct(self, image, target, mask):
-        (loss, inverted, peak), gradients = self.value_and_grad(image, target, mask)
-        vector_sum = ops.zeros((), ms.float32)
-        for index in self.vectors:
-            vector_sum = vector_sum + gradients[index].astype(ms.float32).sum()
-        finite = ops.isfinite(vector_sum)
+    def construct(self, image, target, mask, notes):
+        (loss, inverted), gradients = self.value_and_grad(image, target, mask)
         gradients = self.average(gradients)
+        told = self.sum(ops.concat((ops.stack((loss / self.world, inverted)), notes)))
         if self.grad_clip_norm > 0:
-            gradients = ops.clip_by_global_norm(gradients, self.grad_clip_norm)
-        mean_peak = self.sum(peak) / self.world  # not the largest: on the CPU AllReduce can only add
-        return ops.depend(loss, self.optimizer(gradients)), finite, self.sum(inverted), mean_peak
-
-
-def invert_output(step: TrainStep, peak: float) -> None:
-    """Inverts the network's output: p becomes 1.5 peak - p.
-
-    A loss that fits a scale to each image is as happy with a negative one. A decoder that starts from random weights
-    therefore learns inverse depth or its negative, whichever is closer, and stays with it. Changing the sign of the
-    last layer, and of its first moments in Adam, leads from one to the other in mid-training at the price of a shift,
-    which the loss does not see; only pixels that the last ReLU had cut off are new to it.
-
-    Args:
-        step: Its network is a ``MidasNet``.
-        peak: About the largest prediction; the half above it keeps the inverted output clear of the ReLU.
-    """
-    last = step.network.net.output_layer
-    moments = {parameter.name: parameter for parameter in step.optimizer.get_parameters()}
-    for parameter in (last.weight, last.bias):
-        moment = moments[f"moment1.{parameter.name}"]
-        moment.set_data(-moment)
-    last.weight.set_data(-last.weight)
-    last.bias.set_data(1.5 * peak - last.bias)
+            norm = ops.sqrt(ops.addn(self.each(_sum_of_squares, gradients)))
+            factor = self.grad_clip_norm / ops.maximum(norm, ops.full_like(norm, self.grad_clip_norm))
+            gradients = self.each(ops.partial(_scaled, factor), gradients)
+            witness = norm
+        else:
+            witness = ops.addn(self.each(_sum_of, gradients))  # NaN or infinity anywhere stays in the sum
+        is_finite = ops.logical_and(ops.isfinite(witness), ops.isfinite(told[0]))
+        if is_finite:
+            self.optimizer(gradients)
+        return ops.concat((told[:1], is_finite.astype(ms.float32).reshape((1,)), told[1:]))
 
 
 def training_state(step: nn.Cell) -> dict[str, ms.Parameter]:
     """Collects what a run needs to be resumed: weights, batch statistics, Adam's moments and its counters.
 
-    Learning rates are left out: they follow from the configuration and the step counter.
+    Learning rates are left out: they follow from the settings and the step counter.
     """
     return {p.name: p for p in step.get_parameters() if not p.name.startswith("learning_rate")}
 
 
-def restore(step: nn.Cell, path: Path, plan: Plan) -> Position:
+def restore(step: nn.Cell, path: Path, course: Mapping[str, Any]) -> Position:
     """Loads a training checkpoint into a step's network and optimizer.
 
     Args:
         step: A ``TrainStep`` built as in the run that wrote the checkpoint.
         path: The checkpoint.
-        plan: Of the resumed run.
+        course: What decides the course of the resumed run, as JSON has it.
 
     Returns:
         Where that run was.
 
     Raises:
-        CheckpointError: If the file is not a training checkpoint of this network, or of a run with another plan.
+        CheckpointError: If the file is not a training checkpoint of this network, or of a run of another course.
     """
     tensors, extra = read_ckpt(path)
-    if not asdict(Position()).keys() <= extra.keys():
+    if "epoch" not in extra:
         raise CheckpointError(f"{path}: expected a training checkpoint with optimizer state, found weights alone")
-    changed = [
-        "other training images" if key == "files" else f"{key} {extra.get(key)} then and {value} now"
-        for key, value in asdict(plan).items()
-        if extra.get(key) != value
-    ]
+    if "course" not in extra:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint of this version, found an older one, whose loss was another; "
+            "start a new run with it: --model_weights"
+        )
+    changed = differences(extra["course"], course)
     if changed:
         raise CheckpointError(f"{path}: expected a run of the same course, found {', '.join(changed)}")
     parameters = training_state(step)
@@ -160,4 +186,11 @@ def restore(step: nn.Cell, path: Path, plan: Plan) -> Position:
         )
     for name, parameter in parameters.items():
         parameter.set_data(ms.Tensor(tensors[name]))
-    return Position(*(extra[key] for key in asdict(Position())))
+    return Position(**{key: extra[key] for key in asdict(Position())})
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[str]:
+    """Names what two courses do not have in common, one phrase each."""
+    return [
+        f"{key} {then.get(key)} then and {now.get(key)} now" for key in {**then, **now} if then.get(key) != now.get(key)
+    ]

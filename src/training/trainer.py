@@ -1,44 +1,51 @@
 """The training loop: steps, log, checkpoints, and what ends a run early."""
 
 import math
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Callable, Optional
+from pathlib import Path
+from typing import Any, NoReturn, Optional
 
-import numpy as np
+import mindspore as ms
 from mindspore import nn
 
 from src.common.errors import DataError, MidasError
 from src.common.progress import format_seconds
+from src.common.stop import StopRequest
+from src.training.group import Group
 from src.training.loss_log import LossLog, LossRow
 from src.training.run_folder import RunFolder
-from src.training.schedule import LoopSettings, Plan, Position
-from src.training.step import invert_output, set_learning_rates, training_state
-from src.utils.loadImgDepth import batches
+from src.training.schedule import LearningRate, LoopSettings, Position
+from src.training.step import training_state
+from src.utils.loadImgDepth import Batches
+from src.utils.order import SampleOrder
 from src.weights.checkpoint import save_checkpoint
 
-# An epoch is inverted when this share of its images is. No trained network comes near it, and chance does not invert
-# the output to and fro.
-INVERTED_SHARE = 0.75
+# How long several processes may go on before they look whether one of them was asked to stop.
+_LONGEST_DELAY_S = 1.0
+
+
+class EndOfRun(MidasError):
+    """The run ends before its last epoch; every process raises it after the same step."""
 
 
 class _Reporter:
     """Times steps and epochs, and prints how far the run is.
 
     Args:
-        plan: Of the run.
+        order: Of the run.
         settings: Of the run.
         start: Where the run starts.
         is_silent: Print nothing.
     """
 
-    def __init__(self, plan: Plan, settings: LoopSettings, start: Position, is_silent: bool):
-        self.plan, self.settings, self.is_silent = plan, settings, is_silent
-        self.run_steps = settings.epochs * plan.steps_per_epoch
-        self.first_step, self.epoch_first_step = start.steps_done(plan.steps_per_epoch), start.step
+    def __init__(self, order: SampleOrder, settings: LoopSettings, start: Position, is_silent: bool):
+        self.order, self.settings, self.is_silent = order, settings, is_silent
+        self.run_steps = settings.epochs * order.steps_per_epoch
+        self.first_step = start.steps_done(order.steps_per_epoch)
+        self.epoch_first_step = start.step % order.steps_per_epoch
         self.run_start = self.epoch_start = self.last = time.perf_counter()
 
     def print(self, line: str) -> None:
@@ -47,7 +54,7 @@ class _Reporter:
             print(line, flush=True)
 
     def lap(self) -> float:
-        """Returns the seconds since the last step ended."""
+        """Returns the seconds since it was called before."""
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
         return seconds
@@ -61,8 +68,8 @@ class _Reporter:
             rate = (done - self.first_step - 1) / (self.last - self.run_start)
             left = format_seconds((self.run_steps - done) / rate)
             self.print(
-                f"epoch {row.epoch}/{self.settings.epochs} step {row.step}/{self.plan.steps_per_epoch}, "
-                f"loss {row.loss:.5g}, {rate * self.plan.images_per_step:.2f} images/s, {left} left"
+                f"epoch {row.epoch}/{self.settings.epochs} step {row.step}/{self.order.steps_per_epoch}, "
+                f"loss {row.loss:.5g}, {rate * self.order.images_per_step:.2f} images/s, {left} left"
             )
 
     def epoch(self, row: LossRow) -> None:
@@ -81,122 +88,151 @@ class _Reporter:
 class Trainer:
     """Runs training steps over batches and keeps the run folder up to date.
 
+    What a step tells stays on the device until it is wanted: at ``log_interval``, at the end of an epoch, before a
+    checkpoint. A step that is not finite does not touch the weights, so nothing is lost by looking later.
+
     Args:
         step: ``TrainStep``.
-        plan: Of the run.
-        settings: Of the run.
-        rates: (2, epochs * steps_per_epoch), learning rates of encoder and decoder at every step.
-        folder: Run folder; None in all but the first of several data-parallel processes.
-        batch_files: Maps the sample indices of a batch to file names, for messages.
+        order: Of the samples.
+        settings: Of the loop.
+        rates: Learning rates of encoder and decoder, for the log.
+        course: What decides the course of the run; stays in the checkpoints.
+        folder: Run folder; the first process alone writes to it.
+        image_paths: Maps sample numbers to file names, for messages.
+        group: The processes that train together.
+        last_checkpoint: What the run has been resumed from.
     """
 
     def __init__(
         self,
         step: nn.Cell,
-        plan: Plan,
+        order: SampleOrder,
         settings: LoopSettings,
-        rates: np.ndarray,
-        folder: Optional[RunFolder],
-        batch_files: Callable[[Sequence[int]], list[str]],
+        rates: tuple[LearningRate, LearningRate],
+        course: Mapping[str, Any],
+        folder: RunFolder,
+        image_paths: Callable[[Sequence[int]], list[str]],
+        group: Group,
+        last_checkpoint: Optional[Path] = None,
     ):
-        self.step, self.plan, self.settings, self.rates = step, plan, settings, rates
-        self.folder, self.batch_files = folder, batch_files
-        self._stop_requested = False
-        self._last_rates: tuple[float, ...] = ()
+        self.step, self.order, self.settings, self.rates = step, order, settings, rates
+        self.course, self.folder, self.image_paths, self.group = course, folder, image_paths, group
+        self.last_checkpoint = last_checkpoint
+        self._log: Optional[LossLog] = None
+        self._pending: list[tuple[Position, ms.Tensor]] = []
         self._unsaved: Optional[Position] = None
 
     def run(self, dataset: Any, start: Position) -> None:
         """Trains from ``start`` to the end of the last epoch.
 
-        SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once. (Of
-        several processes none may leave the others waiting: there the signals keep their usual meaning.)
+        SIGINT and SIGTERM, to any of the processes, end the run after the step at hand, with a checkpoint; a second one
+        ends the process at once.
 
         Args:
-            dataset: MindSpore data set of (image, target, mask, index) batches for all remaining steps.
+            dataset: MindSpore data set of (image, target, mask) batches for all remaining steps.
             start: Where the run starts.
 
         Raises:
-            MidasError: A loss is not finite, or the run was asked to stop.
-            DataError: A file has become unreadable; what had been learnt is saved before.
+            EndOfRun: A loss or gradient is not finite, or the run was asked to stop.
+            DataError: A file has become unreadable, or a loader has died; what had been learnt is saved before.
         """
-        log = LossLog(self.folder.path, start.epoch, start.step) if self.folder else None
-        with self._stop_on_signals():
+        if self.group.rank == 0:
+            self._log = LossLog(self.folder.path, start.epoch, start.step)
+        reporter = _Reporter(self.order, self.settings, start, is_silent=self.group.rank != 0)
+        with (
+            Batches(dataset) as source,
+            StopRequest(
+                "asked to stop: the run ends after this step, with a checkpoint", lambda: not source.find_dead_loader()
+            ) as stop,
+        ):
             try:
-                self._loop(dataset, start.or_next_epoch(self.plan.steps_per_epoch), log)
+                self._loop(source, start, reporter, stop)
             except DataError:
+                self._read(reporter.lap())
                 if self._unsaved:
                     self.save(self._unsaved)
                 raise
+            except EndOfRun:
+                self._draw()
+                self.group.wait_for_all()  # the launcher kills the others as soon as one has ended
+                raise
             finally:
-                if log:
-                    with suppress(OSError):  # a full disk has been reported by what it stopped
-                        log.draw(now=True)
+                self._draw()
 
-    @contextmanager
-    def _stop_on_signals(self) -> Iterator[None]:
-        def request_stop(number: int, _frame: object) -> None:
-            self._stop_requested = True
-            signal.signal(number, signal.SIG_DFL)
+    def _draw(self) -> None:
+        if self._log:
+            with suppress(OSError):  # a full disk has been reported by what it stopped
+                self._log.draw()
 
-        numbers = (signal.SIGINT, signal.SIGTERM) if self.plan.world == 1 else ()
-        handlers = {number: signal.signal(number, request_stop) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-    def _loop(self, dataset: Any, position: Position, log: Optional[LossLog]) -> None:
-        steps = self.plan.steps_per_epoch
-        reporter = _Reporter(self.plan, self.settings, position, is_silent=self.folder is None)
-        for *batch, index in batches(dataset):
-            rates = self._set_rates(position)
-            loss, is_finite, inverted, peak = (float(output.asnumpy()) for output in self.step(*batch))
-            position = position.after_step(int(inverted))
-            row = LossRow(position.epoch, position.step, loss, *rates, reporter.lap())
-            if not (math.isfinite(loss) and is_finite):
-                raise MidasError(self._not_finite(row, index.asnumpy().tolist()))
-            self._unsaved = position
-            if log:
-                log.append(row)
-            reporter.step(row, position.steps_done(steps))
-            if position.step == steps:
+    def _loop(self, source: Batches, position: Position, reporter: _Reporter, stop: StopRequest) -> None:
+        steps = self.order.steps_per_epoch
+        first = done = position.steps_done(steps)
+        next_look, step_s = first + 1, 0.0
+        for *batch, _index in source:
+            notes = ms.Tensor([float(stop.requested), step_s], ms.float32)
+            told = self.step(*batch, notes)
+            position, done = position.after_step(steps), done + 1
+            self._pending.append((position, told))
+            is_epoch_end, is_save_due = position.step == steps, self._is_save_due(position)
+            # Once, as a signal may come at any time; with several processes, what all of them have been told counts.
+            is_asked = self.group.world == 1 and stop.requested
+            is_look_due = done >= next_look or done % self.settings.log_interval == 0
+            if not (is_asked or is_look_due or is_epoch_end or is_save_due):
+                continue
+            step_s = reporter.lap() / len(self._pending)
+            row, requests, mean_s = self._read(step_s)
+            next_look = done + self.settings.log_interval
+            if self.group.world > 1:
+                is_asked = requests > 0
+                next_look = done + max(1, int(_LONGEST_DELAY_S / mean_s) if mean_s else 1)
+            reporter.step(row, done)
+            if is_epoch_end:
                 reporter.epoch(row)
-                self._mend_orientation(position, peak, reporter)
-                if log:
-                    log.draw()
-            is_last_step = self._stop_requested  # read once: a signal may come at any time
-            if is_last_step or self._is_save_due(position):
+                if self._log:
+                    self._log.draw_now_and_then()
+            if is_asked or is_save_due:
                 self.save(position)
-            if is_last_step:
-                raise MidasError(
-                    f"stopped on request after epoch {position.epoch} step {position.step}; "
-                    "--resume True resumes the run"
+            if is_asked and done < reporter.run_steps:
+                why = source.find_dead_loader() or "stopped on request"
+                raise EndOfRun(
+                    f"{why} after epoch {position.epoch} step {position.step}; the last checkpoint is "
+                    f"{self.last_checkpoint}; --resume True resumes the run"
                 )
-            if position.step == steps:
-                position = position.or_next_epoch(steps)
+            if is_epoch_end:
                 reporter.start_epoch()
 
-    def _set_rates(self, position: Position) -> tuple[float, ...]:
-        """Sets and returns the learning rates of the step after ``position``."""
-        rates = tuple(float(rate) for rate in self.rates[:, position.steps_done(self.plan.steps_per_epoch)])
-        if rates != self._last_rates:
-            set_learning_rates(self.step.optimizer, *rates)
-            self._last_rates = rates
-        return rates
+    def _read(self, step_s: float) -> tuple[Optional[LossRow], float, float]:
+        """Reads what the steps since the last call have told, and logs it.
 
-    def is_inverted(self, position: Position) -> bool:
-        """Whether the output should be inverted at the end of an epoch; not after the last: nothing would be learnt."""
-        images = self.plan.steps_per_epoch * self.plan.images_per_step
-        return position.epoch < self.settings.epochs and position.inverted >= INVERTED_SHARE * images
+        Args:
+            step_s: Seconds that each of them took, on average.
 
-    def _mend_orientation(self, position: Position, peak: float, reporter: _Reporter) -> None:
-        if self.is_inverted(position):
-            reporter.print(f"{position.inverted} images of this epoch were inverted: the output is inverted")
-            invert_output(self.step, peak)
+        Returns:
+            The last of the steps, how many processes had been asked to stop before it, and the mean over the processes
+            of the seconds that a step took before.
+
+        Raises:
+            EndOfRun: One of the steps was not finite; those before it are logged.
+        """
+        rows: list[LossRow] = []
+        pending, self._pending = self._pending, []
+        requests = seconds = 0.0
+        try:
+            for position, told in pending:  # in the order of the steps
+                loss, is_updated, inverted, requests, seconds = told.asnumpy().tolist()
+                if not is_updated:
+                    self._raise_not_finite(position, loss)
+                update = position.steps_done(self.order.steps_per_epoch) - 1
+                rates = (rate.at(update) for rate in self.rates)
+                rows.append(LossRow(position.epoch, position.step, loss, *rates, int(inverted), step_s))
+                self._unsaved = position
+        finally:
+            if self._log:
+                self._log.append(rows)
+        return (rows or [None])[-1], requests, seconds / self.group.world
 
     def _is_save_due(self, position: Position) -> bool:
-        steps = self.plan.steps_per_epoch
+        steps = self.order.steps_per_epoch
         if self.settings.save_steps and position.steps_done(steps) % self.settings.save_steps == 0:
             return True
         is_epoch_due = position.epoch % self.settings.save_epochs == 0 or position.epoch == self.settings.epochs
@@ -204,18 +240,20 @@ class Trainer:
 
     def save(self, position: Position) -> None:
         """Writes a checkpoint of network and optimizer and deletes those that are too old."""
-        if not self.folder:
-            return
-        path = self.folder.checkpoint_path(position.epoch, position.step)
-        save_checkpoint(path, training_state(self.step), {**asdict(position), **asdict(self.plan)})
+        self.last_checkpoint = self.folder.checkpoint_path(position.epoch, position.step)
         self._unsaved = None
-        self.folder.prune(self.settings.keep_checkpoints)
+        if self.group.rank == 0:
+            extra = {**asdict(position), "course": dict(self.course)}
+            save_checkpoint(self.last_checkpoint, training_state(self.step), extra)
+            self.folder.prune(self.settings.keep_checkpoints)
 
-    def _not_finite(self, row: LossRow, indices: list[int]) -> str:
-        latest = self.folder.latest() if self.folder else None
-        good = f"the last good checkpoint is {latest.path}" if latest else "there is no checkpoint yet"
+    def _raise_not_finite(self, position: Position, loss: float) -> NoReturn:
         what = "gradients: expected finite numbers, found NaN or infinity"
-        if not math.isfinite(row.loss):
-            what = f"loss: expected a finite number, found {row.loss}"
-        files = ", ".join(self.batch_files(indices))
-        return f"{what} at epoch {row.epoch} step {row.step}, batch {files}; {good}"
+        if not math.isfinite(loss):
+            what = f"loss: expected a finite number, found {loss}"
+        samples = self.order.all_samples(position.steps_done(self.order.steps_per_epoch) - 1)
+        files = ", ".join(self.image_paths(samples.tolist()))
+        good = f"the last good checkpoint is {self.last_checkpoint}"
+        if self.last_checkpoint is None:
+            good = "there is no checkpoint yet"
+        raise EndOfRun(f"{what} at epoch {position.epoch} step {position.step}, batch {files}; {good}")

@@ -1,8 +1,13 @@
 """Training data: the source of samples, and the MindSpore pipeline that loads them."""
 
+import multiprocessing
 import os
 import re
+import shutil
+import signal
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +19,7 @@ from src.utils.order import SampleOrder
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize, use_one_opencv_thread
 
 COLUMNS = ("image", "target", "mask", "index")
+_START_S = 10.0  # in which the loaders should have been started
 _PREFETCHED_BATCHES = 4  # MindSpore's 16 would hold 380 MB of 8 x 384 x 384 samples ready
 
 
@@ -119,16 +125,63 @@ def create_dataset(source: Any, order: SampleOrder, first: int, count: int, num_
     )
 
 
-def batches(dataset: Any) -> Iterator[tuple[Any, ...]]:
-    """Iterates once over the batches of ``create_dataset``, as tuples of ``mindspore.Tensor``.
+class Batches:
+    """Iterates once over the batches of ``create_dataset``, as tuples of ``mindspore.Tensor``; a context manager.
+
+    Args:
+        dataset: Of ``create_dataset``.
 
     Raises:
-        DataError: A loader met a bad file. (MindSpore reports it as a RuntimeError of many lines.)
+        DataError: While iterating: a loader met a bad file, or died. (MindSpore reports both as a RuntimeError of many
+            lines.)
     """
-    try:
-        yield from dataset.create_tuple_iterator(num_epochs=1)
-    except RuntimeError as error:
-        faults = re.findall(r"^(?:src\.common\.errors\.)?DataError: (.*)$", str(error), re.MULTILINE)
-        if not faults:
-            raise
-        raise DataError(faults[-1]) from error  # the first may head the traceback of a worker process
+
+    def __init__(self, dataset: Any):
+        before = {process.pid for process in multiprocessing.active_children()}
+        count = dataset.num_parallel_workers if dataset.python_multiprocessing else 0
+        self._iterator = dataset.create_tuple_iterator(num_epochs=1)
+        self._loaders: list[multiprocessing.Process] = []
+        deadline = time.monotonic() + _START_S
+        while len(self._loaders) < count and time.monotonic() < deadline:  # another thread is starting them
+            time.sleep(0.01)
+            self._loaders = [process for process in multiprocessing.active_children() if process.pid not in before]
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._iterator.stop()  # loaders that are not told so are waited for, 5 s
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._iterator
+        except RuntimeError as error:
+            faults = re.findall(r"^(?:src\.common\.errors\.)?DataError: (.*)$", str(error), re.MULTILINE)
+            # of several, the first may head the traceback of a worker process
+            fault = faults[-1] if faults else self.find_dead_loader()
+            if not fault:
+                raise
+            raise DataError(fault) from error
+
+    def find_dead_loader(self) -> str:
+        """Says which loader process has died of what, and what to do about it; empty if all are well."""
+        for process in self._loaders:
+            with suppress(ValueError):  # MindSpore has closed it
+                if process.exitcode:
+                    return f"loader process {process.pid} {_death(process.exitcode)}"
+        return ""
+
+
+def _death(exit_code: int) -> str:
+    """Says what an exit code of a loader means."""
+    number = -exit_code
+    if number == signal.SIGBUS:
+        size_mib = shutil.disk_usage("/dev/shm").total >> 20 if os.path.isdir("/dev/shm") else 0
+        return (
+            f"died of SIGBUS: shared memory is full (/dev/shm holds {size_mib} MiB); enlarge it (docker run --shm-size "
+            "2g), or load without it: --num_parallel_workers 1"
+        )
+    if number == signal.SIGKILL:
+        return "died of SIGKILL: memory may have run out; try a smaller --num_parallel_workers or --batch_size"
+    what = f"ended with status {exit_code}" if number < 0 else f"died of signal {number}"
+    return f"{what}; --num_parallel_workers 1 loads without such processes"

@@ -49,10 +49,19 @@ class SampleOrder:
     @property
     def steps_per_epoch(self) -> int:
         """Full steps in an epoch."""
-        return self.size // (self.batch_size * self.world)
+        return self.size // self.images_per_step
+
+    @property
+    def images_per_step(self) -> int:
+        """Samples in a step, of all processes."""
+        return self.batch_size * self.world
+
+    def all_samples(self, step: int) -> np.ndarray:
+        """Returns the sample numbers of all processes, int64 (batch_size * world,), of a step counted from 0."""
+        epoch, step = divmod(step, self.steps_per_epoch)
+        first = step * self.images_per_step
+        return epoch_order(self.size, self.seed, epoch)[first : first + self.images_per_step]
 
     def samples(self, step: int) -> np.ndarray:
-        """Returns the sample numbers, int64 (batch_size,), of a step of the run, counted from 0."""
-        epoch, step = divmod(step, self.steps_per_epoch)
-        first = (step * self.world + self.rank) * self.batch_size
-        return epoch_order(self.size, self.seed, epoch)[first : first + self.batch_size]
+        """Returns the sample numbers of this process, int64 (batch_size,), of a step counted from 0."""
+        return self.all_samples(step)[self.rank * self.batch_size :][: self.batch_size]

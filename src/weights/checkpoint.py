@@ -363,7 +363,8 @@ def initialise(net: "nn.Cell", path: PathLike, key: str = "model_weights", whole
         how = families.GET_NETWORK if whole else families.GET_ENCODER
         raise UsageError(f"{key}: expected a checkpoint file, found none at {path}; {how}")
     weights = read_weights(path)
-    trained_with = weights.extra.get("network_ops", net.network_ops)
+    course = weights.extra.get("course", weights.extra)  # earlier versions had no level of its own for it
+    trained_with = course.get("network_ops", net.network_ops)
     if trained_with != net.network_ops:
         raise CheckpointError(f"{path}: expected network_ops {trained_with} (trained so), found {net.network_ops}")
     if whole and not weights.whole:

@@ -1,0 +1,88 @@
+"""What the data-parallel processes of a run tell each other beside gradients."""
+
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
+
+from src.common.errors import MidasError
+
+# A collective operation may give up after minutes, and checking a large training set takes longer: those who wait are
+# told that the work goes on.
+_HEARTBEAT_S = 5.0
+_WORKING, _DONE, _FAILED = 1, 2, 3
+
+
+class Group:
+    """The processes that train together; with one process everything here is trivial.
+
+    Args:
+        rank: Number of this process, from 0.
+        world: Number of processes. MindSpore's communication must have been initialised if there are several.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1):
+        self.rank, self.world = rank, world
+        self._all_reduce = None
+        if world > 1:
+            from mindspore import ops
+
+            self._all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Adds float32 (n,) values over the processes; all of them must call it."""
+        if self._all_reduce is None:
+            return values
+        from mindspore import Tensor
+
+        return self._all_reduce(Tensor(values.astype(np.float32))).asnumpy()  # the CPU adds no other type
+
+    def wait_for_all(self) -> None:
+        """Returns when all processes are here."""
+        self.sum(np.zeros(1))
+
+    def first_does(self, work: Callable[[], np.ndarray], size: int) -> np.ndarray:
+        """Lets the first process do something, and hands the result to all.
+
+        Args:
+            work: Called in the first process only, in a thread; returns float32 (size,).
+            size: Of the result.
+
+        Raises:
+            MidasError: In the other processes, when ``work`` fails in the first, which raises what ``work`` has raised.
+        """
+        if self.world == 1:
+            return work()
+        if self.rank:
+            status = _WORKING
+            while status == _WORKING:
+                (status,) = self.sum(np.zeros(1))
+            if status == _FAILED:
+                raise MidasError("process 0 has stopped; its log says why")
+            return self.sum(np.zeros(size))
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(work)
+            while wait([future], timeout=_HEARTBEAT_S).not_done:
+                self.sum(np.array([_WORKING]))
+        self.sum(np.array([_FAILED if future.exception() else _DONE]))
+        return self.sum(future.result())
+
+    def check_equal(self, what: str, value: str) -> None:
+        """Compares a text over the processes.
+
+        Args:
+            what: What it says, for the message.
+            value: The text; surrogates, as in file names that are not UTF-8, are allowed.
+
+        Raises:
+            MidasError: In every process, if it is not the same in all of them.
+        """
+        checksum = zlib.crc32(value.encode("utf-8", "surrogateescape"))
+        table = np.zeros((self.world, 2))  # a row a process: the halves of its checksum, which float32 holds exactly
+        table[self.rank] = checksum >> 16, checksum & 0xFFFF
+        table = self.sum(table.ravel()).reshape(self.world, 2)
+        others = [rank for rank, row in enumerate(table.tolist()) if row != table[0].tolist()]
+        if others:
+            ranks = ", ".join(map(str, others))
+            raise MidasError(f"{what}: expected the same in all processes, found another in {ranks} than in 0")
