@@ -5,10 +5,23 @@ import json
 import cv2
 import numpy as np
 
+from src.util import write_pfm
+
 
 def write_image(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), array)
+
+
+def write_truth(path, array):
+    """Writes ground truth in the format that the suffix names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".pfm":
+        write_pfm(path, array)
+    else:
+        write_image(path, array)
 
 
 def write_mixdata(folder, content):
