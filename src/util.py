@@ -268,6 +268,18 @@ def read_gray(path: PathLike) -> np.ndarray:
     return image
 
 
+def read_orientation(path: PathLike) -> int:
+    """Reads how a picture is to be turned: its EXIF orientation, 1..8, by which ``read_image`` goes.
+
+    Returns:
+        1, which is upright, where there is none or none can be read.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    return _orientation(_read_bytes(path))
+
+
 def _write_bytes(path: PathLike, data: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
