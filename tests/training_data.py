@@ -31,7 +31,7 @@ def write_mixdata(folder, content):
 
 
 def write_two_sets(tmp_path):
-    """Two sets of three pairs; sizes and extensions differ. Returns (data root, mixdata.json)."""
+    """Two sets of three pairs; sizes, extensions and kinds differ. Returns (data root, mixdata.json)."""
     root = tmp_path / "data [1]"  # brackets mean something to glob
     rng = np.random.default_rng(0)
     for name, suffix, low in (("A", ".jpg", 0), ("B", ".PNG", 300)):
@@ -44,6 +44,7 @@ def write_two_sets(tmp_path):
     tables = {
         "img": {"B": "/B/Imgs/*", "A": "/A/Imgs/*"},
         "depth": {"A": "/A/RDs/*", "B": "/B/RDs/*.png"},
+        "kind": {"B": "depth"},
         "invalid": {"B": 0},
     }
     return root, write_mixdata(tmp_path, tables)

@@ -82,9 +82,8 @@ def inverse_depth_of(
     """
     valid = valid_pixels(stored, kind, invalid)
     if stored.dtype == np.uint8 and kind != DEPTH:
-        target = (TOP - stored if kind == NEGATIVE_DISPARITY else stored).astype(np.float32)
-        target *= valid
-        return target, valid
+        values = TOP - stored if kind == NEGATIVE_DISPARITY else stored
+        return (values * valid).astype(np.float32), valid  # as long as it is 8 bits, it is cheap
     target = np.zeros(stored.shape, np.float32)
     low, high = limits or inverse_depth_range(stored, kind, invalid) or (0.0, 0.0)
     if high > low:

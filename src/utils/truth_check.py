@@ -24,7 +24,7 @@ _UPSIDE_DOWN = 2 / 3
 _MILLIMETRES = (300, 20000)
 # Sensors and stereo leave several per cent of each picture without ground truth. Without such holes the smallest and
 # the largest value belong to few pixels in at least every other picture.
-_MANY = 0.03
+_MANY = 0.05
 # The sparsest useful ground truth, a projected point cloud, covers several pixels in a thousand, lidar 1 to 5 %.
 _FEW = 0.001
 _EMPTY_PICTURES = 0.1
