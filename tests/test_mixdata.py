@@ -83,6 +83,7 @@ def test_every_file_without_a_single_partner_is_named(two_sets):
             '"A": expected a finite number, .* nan',
         ),
         ('{"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": -Infinity}}', '"invalid"."A": .* found -inf'),
+        ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": 10**400}}, '"invalid"."A": .* found 1000'),
         ('{"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": 1e39}}', '"invalid"."A": .* found 1e\\+39'),
         (
             {"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "kind": {"A": "disparity"}},
@@ -152,6 +153,9 @@ def keys(root, pattern):
         ("/S/**/**/1.jpg", {"S/a/rgb/1.jpg": "a/rgb", "S/b/rgb/1.jpg": "b/rgb"}),
         ("/N/*", {"N/none": "none", "N/two.dots.x": "two.dots"}),
         ("/S/*", {"S/0.jpg": "0"}),  # no folders
+        ("/", {}),
+        ("/S/*/", {"S/0.jpg": "0"}),
+        ("/gone/**/x", {}),
     ],
 )
 def test_key_is_what_the_wildcards_stand_for(tmp_path, pattern, expected):

@@ -62,6 +62,9 @@ def test_invalid_values_that_the_type_cannot_hold_match_nothing(invalid):
 
 
 def test_invalid_value_of_float_files():
+    stored = np.array([[1e38, 255, 1]], np.float32)
+    assert inverse_depth_of(stored, "inverse_depth", 10**38)[1].tolist() == [[False, True, True]]
+    assert inverse_depth_of(stored, "inverse_depth", 255)[1].tolist() == [[True, False, True]]
     stored = np.array([[0.1, -3.4028234663852886e38, 1, 3]], np.float32)
     assert inverse_depth_of(stored, "inverse_depth", 0.1)[1].tolist() == [[False, True, True, True]]
     target, valid = inverse_depth_of(stored, "inverse_depth", -3.4028234663852886e38)

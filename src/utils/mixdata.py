@@ -145,7 +145,10 @@ def find_files(data_root: PathLike, pattern: str) -> dict[str, str]:
         Path -> what the wildcards stand for: of each component that has wildcards the part from the first to the last
         of them, joined by ``/``. The suffix of the file's name never counts.
     """
-    *folders, last = [component for component in pattern.split("/") if component]
+    components = [component for component in pattern.split("/") if component]
+    if not components:
+        return {}
+    *folders, last = components
     if last == "**":  # all files below
         folders, last = [*folders, "**"], "*"
     found = {str(data_root).rstrip("/"): ""}
@@ -262,7 +265,7 @@ def check_pairs(pairs: Sequence[Pair], workers: int, verdicts_path: Optional[Pat
     if verdicts_path is not None and waiting:
         verdicts = {"version": _VERDICTS_VERSION, "pairs": {prints[index]: results[index] for index in good}}
         with contextlib.suppress(OSError):  # where it cannot be kept, the next start decodes again
-            write_text(verdicts_path, json.dumps(verdicts, indent=0))
+            write_text(verdicts_path, json.dumps(verdicts))
     faults = [results[index] for index in range(len(pairs)) if isinstance(results[index], str)]
     return CheckedPairs(good, faults, [results[index] for index in good])
 

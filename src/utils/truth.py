@@ -32,7 +32,7 @@ def valid_pixels(stored: np.ndarray, kind: str, invalid: Invalid) -> np.ndarray:
     """
     valid = np.isfinite(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, bool)
     if invalid is not None:
-        valid &= stored != invalid
+        valid &= stored != (np.float32(invalid) if stored.dtype.kind == "f" else invalid)
     if kind == DEPTH:
         valid &= stored > 0
     return valid
