@@ -32,11 +32,16 @@ def test_orientation_is_undecided_where_it_cannot_be_told():
     assert lower_is_nearer(ramp.T, valid.T) is None  # from left to right
     assert lower_is_nearer(ramp * 0, valid) is None
     lidar = valid.copy()
-    lidar[:20] = False
-    lidar[19, :30] = True  # of the upper third, 1600 pixels, 30 are left
-    assert lower_is_nearer(ramp, lidar) is None
-    lidar[18, :30] = True
+    lidar[:40] = False  # the ramp below is still a ramp
     assert lower_is_nearer(ramp, lidar) is True
+    few = np.zeros_like(valid)
+    few[20:40, :7] = True  # 140 pixels
+    assert lower_is_nearer(ramp, few) is None
+    few[20:40, 7] = True
+    assert lower_is_nearer(ramp, few) is True
+    one_row = np.zeros_like(valid)
+    one_row[30] = True
+    assert lower_is_nearer(np.tile(ramp.T[:1], (60, 2))[:, :80], one_row) is None
     noise = np.random.default_rng(0).normal(size=RAMP.shape)
     tilt = np.linspace(-0.5, 0.5, 60)[:, None]  # the means of the thirds differ by 2/3 of the tilt
     assert lower_is_nearer(noise + 0.15 * tilt, valid) is None

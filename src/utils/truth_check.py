@@ -12,16 +12,16 @@ import numpy as np
 
 from src.utils.truth import DEPTH, INVERSE_DEPTH, NEGATIVE_DISPARITY, Invalid, inverse_depth_of, valid_pixels
 
-# Orientation of one picture: upper and lower third are compared by their means. Of a lidar's picture (4 % valid) the
-# upper third holds one pixel in a hundred, a tree top or a wall close by: such means say nothing. Nor does a difference
-# far below the spread of the picture (real indoor photographs: 0.8 to 2.2 deviations, the rendered ones 1 to 2).
-_LEAST_PIXELS, _LEAST_SHARE = 50, 0.02  # of a third
+# Orientation of one picture: the upper and the lower third of the valid pixels are compared by their means. (Thirds of
+# the picture would not do: a lidar sees next to nothing in the upper one.) A handful of pixels says nothing, nor does a
+# difference far below the spread of the picture. Real pictures have 0.3 to 2.2 deviations, the rendered ones 0.3 to 2.
+_LEAST_PIXELS = 150
 _LEAST_DIFFERENCE = 0.25  # in standard deviations
 _ENOUGH_COLUMNS = 160  # to compare rows by; with all of them a check would take 1.7 times as long
 # Orientation of a set: a photograph from a high window or of a shelf may be the other way round, two thirds are not.
 _LEAST_DECIDED = 3
 _UPSIDE_DOWN = 2 / 3
-# Depth in millimetres ends between 0.3 and 20 m in most pictures. 16-bit disparity usually fills the type.
+# Depth in millimetres ends between 0.3 and 20 m in most pictures. So may 16-bit disparity; its pictures are upright.
 _MILLIMETRES = (300, 20000)
 # Sensors and stereo leave several per cent of each picture without ground truth. Without such holes the smallest and
 # the largest value belong to few pixels in at least every other picture.
@@ -73,7 +73,7 @@ def measure_truth(stored: np.ndarray, kind: str, invalid: Invalid) -> TruthStati
 
 
 def lower_is_nearer(inverse_depth: np.ndarray, valid: np.ndarray) -> Optional[bool]:
-    """Compares the lower third of a picture with the upper: in most photographs it is the nearer one.
+    """Compares the lower third of the valid pixels with the upper: in most photographs it is the nearer one.
 
     Args:
         inverse_depth: Float (H, W), larger is nearer.
@@ -82,10 +82,11 @@ def lower_is_nearer(inverse_depth: np.ndarray, valid: np.ndarray) -> Optional[bo
     Returns:
         None if there are too few pixels, or the means are too close to tell.
     """
-    rows = len(valid) // 3
-    upper, lower = (inverse_depth[part][valid[part]] for part in (slice(rows), slice(len(valid) - rows, None)))
-    if min(upper.size, lower.size) < max(_LEAST_PIXELS, _LEAST_SHARE * rows * valid.shape[1]):
+    above = np.cumsum(valid.sum(axis=1))  # valid pixels down to each row
+    if above[-1] < _LEAST_PIXELS:
         return None
+    first, last = np.searchsorted(above, (above[-1] / 3, above[-1] * 2 / 3))  # the rows where the thirds meet
+    upper, lower = (inverse_depth[rows][valid[rows]] for rows in (slice(first + 1), slice(last, None)))
     difference = lower.mean(dtype=np.float64) - upper.mean(dtype=np.float64)
     if abs(difference) <= _LEAST_DIFFERENCE * inverse_depth[valid].std(dtype=np.float64):
         return None
