@@ -4,7 +4,8 @@
     python benchmarks/bench_data.py --data_dir data        # a folder with mixdata.json and the sets that it names
 
 The plain pipeline reads an image, divides by 255, resizes it by cubic interpolation, normalises and transposes it,
-all in float64, and hands it over as float32; with a target, it resizes target and mask by nearest neighbour in float64.
+all in float64, and hands it over as float32; with a target, it turns 8-bit ground truth into inverse depth and its mask
+and resizes both by nearest neighbour, in float64, too.
 Both run on one core (OpenCV with one thread), in turn on the same files, and their results are compared. Decoding is
 common to both: the last contender shows the rate that transforms taking no time at all would reach.
 
@@ -26,11 +27,12 @@ from side_by_side import compare, machine  # noqa: E402
 
 from preprocess.make_sample import make_sample  # noqa: E402
 from src.common.errors import run_script  # noqa: E402
-from src.util import read_gray, read_image  # noqa: E402
+from src.util import read_image, read_truth  # noqa: E402
 from src.utils.loadImgDepth import LoadImagesDepth, batches, create_dataset  # noqa: E402
 from src.utils.mixdata import Pair, list_pairs  # noqa: E402
 from src.utils.order import SampleOrder  # noqa: E402
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize  # noqa: E402
+from src.utils.truth import NEGATIVE_DISPARITY  # noqa: E402
 
 SIDE = 384
 BATCH_SIZE = 8
@@ -46,16 +48,18 @@ def plain_image(pair: Pair) -> np.ndarray:
 
 
 def plain_sample(pair: Pair) -> tuple[np.ndarray, ...]:
-    """The same with target and mask."""
+    """The same with target and mask, of 8-bit ground truth."""
     image = plain_image(pair)
-    target = cv2.imread(pair.depth_path, cv2.IMREAD_UNCHANGED).astype(np.float64)
-    target, mask = (cv2.resize(x, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) for x in (target, target * 0 + 1))
+    stored = cv2.imread(pair.depth_path, cv2.IMREAD_UNCHANGED).astype(np.float64)
+    mask = np.ones_like(stored) if pair.invalid is None else (stored != pair.invalid).astype(np.float64)
+    target = mask * (255 - stored if pair.kind == NEGATIVE_DISPARITY else stored)
+    target, mask = (cv2.resize(x, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) for x in (target, mask))
     return image, target.astype(np.float32), mask.astype(np.float32)
 
 
 def our_image(pair: Pair) -> np.ndarray:
     """The transforms of ``src`` without a target."""
-    sample = {"image": read_image(pair.image_path)}
+    sample = {"image": read_image(pair.image_path, False)}
     for transform in (Resize(SIDE, SIDE), NormalizeImage(MEAN, STD), PrepareForNet()):
         sample = transform(sample)
     return sample["image"]
@@ -77,12 +81,12 @@ def compare_pipelines(pairs: list[Pair], rounds: int) -> None:
         "image alone": (
             lambda i: plain_image(pairs[i]),
             lambda i: our_image(pairs[i]),
-            lambda i: read_image(pairs[i].image_path),
+            lambda i: read_image(pairs[i].image_path, False),
         ),
         "image, ground truth and mask": (
             lambda i: plain_sample(pairs[i]),
             lambda i: source[i],
-            lambda i: (read_image(pairs[i].image_path), read_gray(pairs[i].depth_path)),
+            lambda i: (read_image(pairs[i].image_path, False), read_truth(pairs[i].depth_path)),
         ),
     }
     for kind, jobs in kinds.items():

@@ -2,19 +2,20 @@
 
     python preprocess/check_data.py [DATA_DIR] [--all]
 
-Looks for the training set (mixdata.json and the files that it names) and the six evaluation sets at their documented
-places, lists their samples, finds files without a partner, and decodes the first sample of each; ``--all`` decodes
-every sample. Exit status: 0 if at least one set is ready and nothing that was found is broken, else 1.
+Looks for the training sets (mixdata.json and the files that it names) and the six evaluation sets at their documented
+places, lists their samples, finds files without a partner, and decodes up to 24 samples of each training set and the
+first of each evaluation set; ``--all`` decodes every sample. Of each training set it prints what its ground truth looks
+like, and warns of what suggests a wrong entry in mixdata.json. Exit status: 0 if at least one set is ready and nothing
+that was found is broken, else 1; warnings do not count.
 """
 
 import argparse
-import glob
 import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -23,47 +24,74 @@ from src.common.progress import Progress
 from src.config import REPOSITORY, load_config
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.base import DatasetMissing, EvalDataset, OrdinalSample
-from src.util import read_gray, read_image
-from src.utils.mixdata import Pair, check_pairs, list_pairs, read_mixdata
+from src.utils.mixdata import (
+    CheckedPairs,
+    Pair,
+    check_pairs,
+    describe_sets,
+    find_files,
+    list_pairs,
+    read_mixdata,
+    warnings_of,
+)
 
 MAX_NAMED = 20  # faults printed per set
+MOST_READ = 24  # pairs of a training set without --all: enough to see what its ground truth is
 WORKERS = os.cpu_count() or 1
 
 
-def describe_pair(pair: Pair) -> str:
-    """Reads a training pair in depth.
+class Found(NamedTuple):
+    """What was found of a data set: a summary, a line for each fault, and further lines for the reader."""
 
-    Raises:
-        DataError: A file cannot be read, or the ground truth is constant.
-    """
-    height, width = read_image(pair.image_path).shape[:2]
-    truth = read_gray(pair.depth_path)
-    low, high = int(truth.min()), int(truth.max())
-    if low == high:
-        raise DataError(f"{pair.depth_path}: expected inverse depth, found {low} everywhere")
-    return f"{Path(pair.image_path).name}: {height} x {width}, inverse depth {low}..{high} ({truth.dtype})"
+    summary: str
+    faults: list[str]
+    notes: Sequence[str] = ()
 
 
-def check_training(root: Path, every: bool) -> tuple[str, list[str]]:
-    """Checks the training set.
+def spread_sample(pairs: Sequence[Pair]) -> list[int]:
+    """Returns the indices of up to ``MOST_READ`` pairs of each set, evenly spread over it, ascending."""
+    of_set: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        of_set.setdefault(pair.dataset, []).append(index)
+    chosen = []
+    for indices in of_set.values():
+        count = min(len(indices), MOST_READ)
+        chosen += [indices[number * len(indices) // count] for number in range(count)]
+    return sorted(chosen)
 
-    Returns:
-        What it holds, and one line for each fault.
+
+def find_constant_sets(pairs: Sequence[Pair], checked: CheckedPairs) -> list[str]:
+    """Returns a line for each set whose ground truths that were read hold one and the same value everywhere."""
+    values: dict[str, set] = {}
+    for index, statistics in zip(checked.good, checked.statistics):
+        values.setdefault(pairs[index].dataset, set()).update((statistics.low, statistics.high))
+    return [
+        f"{name}: expected ground truth that varies, found {found.pop():g} everywhere"
+        for name, found in values.items()
+        if len(found) == 1 and None not in found
+    ]
+
+
+def check_training(root: Path, every: bool) -> Found:
+    """Checks the training sets.
 
     Raises:
         DatasetMissing: There is nothing.
-        DataError: It cannot be listed, or its first pair has no values.
+        DataError: They cannot be listed.
     """
     mixdata = root / "mixdata.json"
     if not mixdata.is_file():
         raise DatasetMissing(f"{mixdata}: no such file")
     patterns = [pattern for entry in read_mixdata(mixdata) for pattern in (entry.images, entry.depths)]
-    if not any(glob.glob(glob.escape(str(root)) + pattern) for pattern in patterns):
+    if not any(find_files(root, pattern) for pattern in patterns):
         raise DatasetMissing(f"{root}: no file matches {', '.join(patterns)}")
-    pairs, faults = list_pairs(root, mixdata)
-    faults += check_pairs(pairs if every else pairs[:1], WORKERS)[1]
-    detail = describe_pair(pairs[0]) if pairs and not faults else ""
-    return f"{len(pairs)} samples; {detail}", faults
+    pairs, unpaired = list_pairs(root, mixdata)
+    chosen = list(range(len(pairs))) if every else spread_sample(pairs)
+    checked = check_pairs([pairs[index] for index in chosen], WORKERS)
+    checked = checked._replace(good=[chosen[number] for number in checked.good])  # numbered among all pairs
+    faults = unpaired + checked.faults + find_constant_sets(pairs, checked)
+    warnings = [f"warning: {line}" for line in warnings_of(pairs, checked)]
+    return Found(f"{len(pairs)} pairs, {len(chosen)} read", faults, describe_sets(pairs, checked) + warnings)
 
 
 def describe_sample(dataset: EvalDataset, index: int) -> str:
@@ -82,11 +110,8 @@ def describe_sample(dataset: EvalDataset, index: int) -> str:
     return f"{size}, depth {depth.min():.2f}..{depth.max():.2f} m on {100 * sample.valid.mean():.1f} % of the pixels"
 
 
-def check_dataset(name: str, path: Union[str, tuple[str, ...]], every: bool) -> tuple[str, list[str]]:
+def check_dataset(name: str, path: Union[str, tuple[str, ...]], every: bool) -> Found:
     """Checks one evaluation set, at the path or paths that the setting ``datapath_NAME`` gives.
-
-    Returns:
-        What it holds, and one line for each fault.
 
     Raises:
         DatasetMissing: There is nothing.
@@ -115,23 +140,23 @@ def check_dataset(name: str, path: Union[str, tuple[str, ...]], every: bool) -> 
         for description in pool.map(read, chosen):
             detail = detail or description
             progress.update()
-    return f"{len(dataset)} samples; {detail}", [faults[index] for index in sorted(faults)]
+    return Found(f"{len(dataset)} samples; {detail}", [faults[index] for index in sorted(faults)])
 
 
-def print_report(name: str, check: Callable[..., tuple[str, list[str]]], *arguments: Any) -> str:
+def print_report(name: str, check: Callable[..., Found], *arguments: Any) -> str:
     """Checks a data set, prints what was found, and returns ``ready``, ``missing`` or ``broken``."""
     try:
-        summary, faults = check(*arguments)
-        status = "broken" if faults else "ready"
+        found = check(*arguments)
+        status = "broken" if found.faults else "ready"
     except DatasetMissing as error:
-        status, summary, faults = "missing", str(error), []
+        status, found = "missing", Found(str(error), [])
     except DataError as error:
-        status, summary, faults = "broken", "", [str(error)]
-    print(f"{name:<10}{status:<9}{summary}".rstrip("; "))
-    for fault in faults[:MAX_NAMED]:
-        print(f"    {fault}")
-    if len(faults) > MAX_NAMED:
-        print(f"    ... and {len(faults) - MAX_NAMED} more")
+        status, found = "broken", Found("", [str(error)])
+    print(f"{name:<10}{status:<9}{found.summary}".rstrip("; "))
+    for line in (*found.notes, *found.faults[:MAX_NAMED]):
+        print(f"    {line}")
+    if len(found.faults) > MAX_NAMED:
+        print(f"    ... and {len(found.faults) - MAX_NAMED} more")
     return status
 
 
@@ -140,8 +165,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description="Check which data sets are ready.")
     default = REPOSITORY / "data"
     parser.add_argument("data_dir", nargs="?", type=Path, default=default, help="data folder (default: %(default)s)")
-    parser.add_argument("--all", action="store_true", help="decode every sample, not only the first of each set")
+    parser.add_argument("--all", action="store_true", help="decode every sample, not only some of each set")
     options = parser.parse_args(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     if not options.data_dir.is_dir():
         raise UsageError(f"{options.data_dir}: expected the data folder, found none")
     config = load_config("", ["--train_data_dir", str(options.data_dir)])

@@ -29,18 +29,35 @@ from src.common.progress import Progress
 from src.util import write_dpt, write_png16
 
 STAMP = "sample.json"
-VERSION = 2  # raise it when the same settings give other files
+VERSION = 3  # raise it when the same settings give other files
 SMALLEST_SIDE_PX = 32
 STEREO_BASELINE_M = 0.3  # Sintel: distance of the right eye
 KITTI_ASPECT, SINTEL_ASPECT, ETH3D_ASPECT = 1242 / 375, 1024 / 436, 3 / 2  # width / height of the real pictures
 TUM_SEQUENCE = "rgbd_dataset_freiburg2_desk_with_person"
-MIXDATA = {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": "/ReDWeb_V1/RDs/*"}}
+NO_TRUTH = 255  # of ReDWeb
+MIXDATA = {
+    "img": {"RW": "/ReDWeb_V1/Imgs/*"},
+    "depth": {"RW": "/ReDWeb_V1/RDs/*"},
+    "kind": {"RW": "negative_disparity"},
+    "invalid": {"RW": NO_TRUTH},
+}
 
 
-def relative_inverse_depth(depth: np.ndarray) -> np.ndarray:
-    """Turns depth (H, W) in metres into the 8-bit training target of ReDWeb: farthest pixel 0, nearest 255."""
+def redweb_values(depth: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """Turns depth into what ReDWeb stores: relative inverse depth with the sign turned, 8 bits.
+
+    Args:
+        depth: (H, W), metres.
+        holes: bool (H, W), where there is no ground truth.
+
+    Returns:
+        uint8 (H, W): 0 the nearest pixel, 254 the farthest, 255 a hole.
+    """
     inverse = 1.0 / depth
-    return np.rint(np.interp(inverse, (inverse.min(), inverse.max()), (0, 255))).astype(np.uint8)
+    low, high = inverse[~holes].min(), inverse[~holes].max()
+    values = np.rint(np.interp(inverse, (low, high), (NO_TRUTH - 1, 0))).astype(np.uint8)
+    values[holes] = NO_TRUTH
+    return values
 
 
 def _same_area(height: int, width: int, aspect: float) -> tuple[int, int]:
@@ -67,7 +84,7 @@ def _write_redweb(output: Path, rng: np.random.Generator, index: int, height: in
         write_text(output.parent / "mixdata.json", json.dumps(MIXDATA) + "\n")
     image, depth = render_scene(rng, height, width)
     _write_picture(output / "Imgs" / f"sample_{index:05d}.jpg", image)
-    _write_picture(output / "RDs" / f"sample_{index:05d}.png", relative_inverse_depth(depth))
+    _write_picture(output / "RDs" / f"sample_{index:05d}.png", redweb_values(depth, _holes(rng, height, width)))
 
 
 def _write_kitti(output: Path, rng: np.random.Generator, index: int, height: int, width: int) -> None:

@@ -5,14 +5,19 @@ format. Files are decoded from memory: OpenCV then refuses a truncated file. If 
 return the part that is there and leave the rest black.
 """
 
+import io
+import logging
 import os
 import re
 import struct
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Optional, Union
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from src.common.atomic import atomic_path
 from src.common.errors import DataError
@@ -22,6 +27,31 @@ PathLike = Union[str, Path]
 _PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d{1,9})\s+(\d{1,9})\s+([-+]?\d{1,20}\.?\d{0,20}(?:[eE][-+]?\d{1,3})?)\s")
 _DPT_HEADER = struct.Struct("<4sII")  # tag, width, height
 _DPT_TAG = b"PIEH"  # written by the Sintel software
+
+_NPY_TAG = b"\x93NUMPY"
+_PFM_TAGS = (b"Pf", b"PF")
+_PNG_CHUNK = struct.Struct(">I4s")  # bytes of its content, kind
+_TIFF_TAGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JPEG2000_TAGS = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+
+_MOST_PIXELS = 1 << 30  # of a picture: OpenCV's limit
+_ORIENTATION = 0x0112  # a tag of EXIF and TIFF
+# Orientation -> what turns the picture upright.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda image: cv2.flip(image, 1),
+    3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
+    4: lambda image: cv2.flip(image, 0),
+    5: cv2.transpose,
+    6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda image: cv2.rotate(cv2.transpose(image), cv2.ROTATE_180),
+    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+_OPPOSITE = {6: 8, 8: 6}  # every other turn undoes itself
+
+# Pillow warns of what is wrong with a file, and of many pixels; here a file is read or refused with one line.
+Image.MAX_IMAGE_PIXELS = None  # _MOST_PIXELS is asked for instead
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def _read_bytes(path: PathLike) -> bytes:
@@ -64,18 +94,89 @@ def read_lines(path: PathLike) -> list[tuple[int, str]]:
     return lines
 
 
-def _decode(path: PathLike, flags: int) -> np.ndarray:
-    """Decodes an image file of any format that OpenCV knows; uint8 or uint16, grey or BGR."""
-    data = _read_bytes(path)
+def _decode_jpeg2000(path: PathLike, data: bytes) -> np.ndarray:
+    """Decodes with Pillow: OpenCV ends the process at some damaged files of this format."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG2000",)) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise _too_large(path)
+            image = np.asarray(picture if picture.mode in ("L", "I;16", "RGB") else picture.convert("RGB"))
+    except DataError:
+        raise
+    except Exception as error:  # damaged bytes make Pillow raise nearly anything
+        raise _no_image(path, data) from error
+    return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+
+
+def _decode_others(path: PathLike, data: bytes) -> np.ndarray:
+    """Decodes with OpenCV."""
     cv2.setLogLevel(0)  # faults are reported once, below; libpng still adds a line of its own on stderr
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # no bytes, or more pixels than OpenCV takes
+    except cv2.error as error:  # no bytes, or more pixels than OpenCV takes
+        if "CV_IO_MAX_IMAGE" in str(error):
+            raise _too_large(path) from error
         image = None
     if image is None:
-        raise DataError(f"{path}: expected an image, found {len(data)} bytes: truncated, damaged or of no known format")
-    if image.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{path}: expected 8 or 16 bits per channel, found {image.dtype}")
+        raise _no_image(path, data)
+    return image
+
+
+def _no_image(path: PathLike, data: bytes) -> DataError:
+    return DataError(f"{path}: expected an image, found {len(data)} bytes: truncated, damaged or of no known format")
+
+
+def _too_large(path: PathLike) -> DataError:
+    return DataError(f"{path}: expected an image of at most {_MOST_PIXELS} pixels, found more")
+
+
+def _ends_with_pixels(png: bytes) -> bool:
+    """Whether a PNG file has nothing but its end after the pixels."""
+    kinds, at = [], 8
+    while at + 8 <= len(png):
+        length, kind = _PNG_CHUNK.unpack_from(png, at)
+        kinds.append(kind)
+        at += 12 + length  # with the checksum
+    return kinds[-2:] == [b"IDAT", b"IEND"]
+
+
+def _orientation(data: bytes) -> int:
+    """Reads the orientation of an image file, 1 to 8; 1, which is upright, where there is none or none can be read."""
+    try:
+        if data.startswith(_TIFF_TAGS):  # an EXIF block is a TIFF file without pixels
+            exif = Image.Exif()
+            exif.load(data)
+        else:
+            with Image.open(io.BytesIO(data)) as picture:
+                # Of a PNG file without EXIF Pillow would decode the pixels, to see what comes after them.
+                only_header = picture.format == "PNG" and _ends_with_pixels(data)
+                exif = Image.Image.getexif(picture) if only_header else picture.getexif()
+        return int(exif.get(_ORIENTATION, 1))
+    except Exception:  # damaged bytes make Pillow raise nearly anything
+        return 1
+
+
+def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns pixels as stored upright."""
+    return _TURNS[orientation](image) if orientation in _TURNS else image
+
+
+def _decode(path: PathLike, data: bytes, upright: bool) -> np.ndarray:
+    """Decodes an image file: (H, W) or BGR (H, W, 3), without alpha, of the type of the file.
+
+    Args:
+        path: For messages.
+        data: The file.
+        upright: Whether to turn the picture as its orientation says; otherwise pixels come as stored.
+    """
+    image = (_decode_jpeg2000 if data.startswith(_JPEG2000_TAGS) else _decode_others)(path, data)
+    if data.startswith(_TIFF_TAGS):  # OpenCV has turned it, whatever it was told
+        if not upright:
+            orientation = _orientation(data)
+            image = _turned(image, _OPPOSITE.get(orientation, orientation))
+    elif upright:
+        image = _turned(image, _orientation(data))
     return image
 
 
@@ -86,41 +187,97 @@ def read_image(path: PathLike, exif_rotation: bool = True) -> np.ndarray:
     converted.
 
     Args:
-        path: An image file (JPEG, PNG, BMP, TIFF, WebP ...).
-        exif_rotation: Whether to turn the picture upright as its EXIF data says. False gives the pixels as stored,
-            to which the ground truth of a data set belongs.
+        path: An image file (JPEG, PNG, BMP, TIFF, WebP ...) of at most 2^30 pixels.
+        exif_rotation: Whether to turn the picture upright as its EXIF data, or TIFF tag, says. False gives the pixels
+            as stored, to which the ground truth of a data set belongs.
 
     Returns:
         uint8 array (H, W, 3), RGB.
 
     Raises:
-        DataError: The file is missing, truncated or no picture.
+        DataError: The file is missing, truncated, too large or no picture.
     """
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-    image = _decode(path, flags if exif_rotation else flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = _decode(path, _read_bytes(path), exif_rotation)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path}: expected 8 or 16 bits per channel, found {image.dtype}")
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)
+
+
+def _parse_npy(path: PathLike, data: bytes) -> np.ndarray:
+    file = io.BytesIO(data)
+    try:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # the header is a Python expression: damaged ones make NumPy raise nearly anything
+        raise DataError(
+            f"{path}: expected a NumPy array of numbers, found {len(data)} bytes: truncated or damaged"
+        ) from (error)
+    if file.tell() != len(data):
+        raise DataError(f"{path}: expected one NumPy array, found {len(data) - file.tell()} bytes after it")
+    if array.ndim == 3 and 1 in array.shape:
+        array = array.squeeze(array.shape.index(1))
+    if array.ndim != 2 or not array.size or array.dtype.kind not in "uif":
+        raise DataError(f"{path}: expected numbers (H, W), found {array.dtype} {array.shape}")
+    return array
+
+
+def read_truth(path: PathLike) -> np.ndarray:
+    """Reads a map with one value per pixel: ground truth of any unit, or a mask.
+
+    Values and pixels come as stored; an orientation is ignored.
+
+    Args:
+        path: An image file (PNG, TIFF ...), grey or of three equal channels; a NumPy file (``.npy``) of shape (H, W) or
+            with one axis of length 1 more; or a portable float map (``.pfm``). Its content counts, not its name.
+
+    Returns:
+        (H, W). 8 or 16 bits without a sign remain uint8 or uint16; all other numbers become float32.
+
+    Raises:
+        DataError: The file is missing, truncated, of no such format, or coloured.
+    """
+    data = _read_bytes(path)
+    if data.startswith(_NPY_TAG):
+        array = _parse_npy(path, data)
+    elif data.startswith(_PFM_TAGS):
+        array, _ = _parse_pfm(path, data)
+    else:
+        array = _decode(path, data, upright=False)
+    if array.ndim == 3:
+        if (array != array[..., :1]).any():
+            raise DataError(f"{path}: expected one grey channel, found {array.shape[2]} different channels")
+        array = array[..., 0]
+    kept = array.dtype.newbyteorder("=") in (np.uint8, np.uint16)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("=") if kept else np.float32)
 
 
 def read_gray(path: PathLike) -> np.ndarray:
-    """Reads a single-channel image as stored (ground truth, masks); an EXIF orientation is ignored.
-
-    Args:
-        path: An image file; one of three equal channels is taken as grey.
+    """Reads a map of integers: see ``read_truth``.
 
     Returns:
         uint8 or uint16 array (H, W).
 
     Raises:
-        DataError: The file is missing, truncated, no picture, or coloured.
+        DataError: As ``read_truth`` does, and where values are of another type.
     """
-    image = _decode(path, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image.ndim == 3:
-        if (image != image[..., :1]).any():
-            raise DataError(f"{path}: expected one grey channel, found {image.shape[2]} different channels")
-        image = np.ascontiguousarray(image[..., 0])
+    image = read_truth(path)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path}: expected 8 or 16 bits per pixel, found {image.dtype}")
     return image
+
+
+def read_orientation(path: PathLike) -> int:
+    """Reads how a picture is to be turned: its EXIF orientation, 1..8, by which ``read_image`` goes.
+
+    Returns:
+        1, which is upright, where there is none or none can be read.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    return _orientation(_read_bytes(path))
 
 
 def _write_bytes(path: PathLike, data: bytes) -> None:
@@ -149,7 +306,10 @@ def read_pfm(path: PathLike) -> tuple[np.ndarray, float]:
     Raises:
         DataError: The file is missing, its header is malformed or its length is not what the header says.
     """
-    data = _read_bytes(path)
+    return _parse_pfm(path, _read_bytes(path))
+
+
+def _parse_pfm(path: PathLike, data: bytes) -> tuple[np.ndarray, float]:
     header = _PFM_HEADER.match(data)
     scale = float(header[4]) if header else 0.0
     if not 0 < abs(scale) < np.inf:

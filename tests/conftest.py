@@ -37,6 +37,15 @@ def realdata(repo):
 
 
 @pytest.fixture(scope="session")
+def cases(repo):
+    """A folder of files that once failed, beside the repository; tests that want it are skipped where it is absent."""
+    folder = repo.parent / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip("no files that once failed beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def train_data(tmp_path_factory):
     """A data folder with ten small training pairs."""
     folder = tmp_path_factory.mktemp("train_data")

@@ -12,8 +12,10 @@ import pytest
 from preprocess.make_sample import make_sample
 from src.evaluation.metric import align_scale_shift
 from src.training.loss_log import read_loss_csv
-from src.util import read_gray, read_pfm
+from src.util import read_pfm, read_truth
+from src.utils.mixdata import list_pairs
 from src.utils.transforms import resize_prediction
+from src.utils.truth import inverse_depth_of
 
 SETTINGS = [
     "--layers", "[1,1,1,1]", "--groups", "4", "--width_per_group", "32", "--in_channels", "16", "--features", "32",
@@ -32,39 +34,39 @@ def aligned_rmse(prediction, target, valid):
     return float(np.sqrt(np.mean((scale * prediction[valid].astype(float) + shift - target[valid]) ** 2)))
 
 
-def mean_target(targets, invalid, size):
-    """The mean of all ground truths, each resized to ``size`` (height, width); the value ``invalid`` is left out."""
-    resized = np.stack([cv2.resize(target, size[::-1], interpolation=cv2.INTER_NEAREST) for target in targets])
-    valid = resized != invalid
-    return np.where(valid, resized, 0).sum(axis=0, dtype=float) / np.maximum(valid.sum(axis=0), 1)
+def mean_target(truths, size):
+    """The mean of all ground truths (target, valid), each resized to ``size`` (height, width), over what is valid."""
+    resized = [
+        [cv2.resize(array.astype(np.float32), size[::-1], interpolation=cv2.INTER_NEAREST) for array in truth]
+        for truth in truths
+    ]
+    targets, valid = (np.stack(arrays) for arrays in zip(*resized))
+    return (targets * valid).sum(axis=0, dtype=float) / np.maximum(valid.sum(axis=0), 1)
 
 
-def compare(truth_folder, prediction_folder, invalid):
+def compare(data, prediction_folder):
     """Returns name -> aligned RMSE of (prediction, constant, vertical ramp, mean target)."""
-    targets = {path.stem: read_gray(path) for path in sorted(Path(truth_folder).glob("*.png"))}
+    pairs, _ = list_pairs(data, data / "mixdata.json")
+    truths = {pair.name: inverse_depth_of(read_truth(pair.depth_path), pair.kind, pair.invalid) for pair in pairs}
     table = {}
-    for name, target in targets.items():
-        valid = target != invalid
+    for name, (target, valid) in truths.items():
         height, width = target.shape
         prediction = resize_prediction(read_pfm(Path(prediction_folder) / f"{name}.pfm")[0], height, width)
         trivial = (
             np.ones((height, width)),
             np.linspace(0, 1, height)[:, None] * np.ones((1, width)),
-            mean_target(list(targets.values()), invalid, (height, width)),
+            mean_target(truths.values(), (height, width)),
         )
         assert align_scale_shift(prediction, target, valid).scale > 0, name  # larger is nearer
         table[name] = [aligned_rmse(candidate, target, valid) for candidate in (prediction, *trivial)]
     return table
 
 
-def learn(repo, folder, data, epochs, batch_size, invalid):
-    """Trains on the pairs of a folder, predicts them, and checks both; returns the checkpoint."""
-    tables = {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": "/ReDWeb_V1/RDs/*"}}
-    (folder / "mixdata.json").write_text(json.dumps({**tables, "invalid": {"RW": invalid}}))
+def learn(repo, folder, data, epochs, batch_size):
+    """Trains on the pairs that the mixdata.json of a folder lists, predicts and checks them; returns the checkpoint."""
     run_script(
-        repo, "midas_train.py", "--train_data_dir", data, "--mixdata", folder / "mixdata.json",
-        "--batch_size", batch_size, "--epoch_size", epochs, "--save_checkpoint_epochs", epochs,
-        "--train_output_path", folder / "run",
+        repo, "midas_train.py", "--train_data_dir", data, "--batch_size", batch_size, "--epoch_size", epochs,
+        "--save_checkpoint_epochs", epochs, "--train_output_path", folder / "run",
     )  # fmt: skip
     losses = [row.loss for row in read_loss_csv(folder / "run" / "loss.csv")]
     assert np.mean(losses[-4:]) * 10 <= losses[0]  # several steps, since single batches scatter
@@ -73,7 +75,7 @@ def learn(repo, folder, data, epochs, batch_size, invalid):
         repo, "midas_run.py", "--input_path", data / "ReDWeb_V1" / "Imgs", "--output_path", folder / "depth",
         "--model_weights", checkpoint,
     )  # fmt: skip
-    table = compare(data / "ReDWeb_V1" / "RDs", folder / "depth", invalid)
+    table = compare(data, folder / "depth")
     assert len(table) == len(list((data / "ReDWeb_V1" / "Imgs").iterdir()))
     for name, (ours, *trivial) in table.items():
         print(name, ours, trivial)
@@ -83,12 +85,12 @@ def learn(repo, folder, data, epochs, batch_size, invalid):
 
 def test_learns_three_rendered_pairs(repo, tmp_path):
     make_sample(tmp_path / "data", train=3, eval_count=0, seed=2, size=(128, 96))
-    learn(repo, tmp_path, tmp_path / "data", epochs=60, batch_size=3, invalid=256)  # every pixel is valid
+    learn(repo, tmp_path, tmp_path / "data", epochs=60, batch_size=3)
 
 
 @pytest.mark.timeout(900)
 def test_learns_ten_real_pairs(repo, realdata, tmp_path):
-    checkpoint = learn(repo, tmp_path, realdata, epochs=100, batch_size=5, invalid=0)
+    checkpoint = learn(repo, tmp_path, realdata, epochs=100, batch_size=5)
     for protocol in ("paper", "modelzoo"):
         ann_file = tmp_path / protocol / "val.json"
         run_script(

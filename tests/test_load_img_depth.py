@@ -9,10 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+from training_data import write_image
 
 from src.common.errors import DataError
 from src.utils.loadImgDepth import LoadImagesDepth, batches, create_dataset
-from src.utils.mixdata import list_pairs, training_pairs
+from src.utils.mixdata import Pair, list_pairs, training_pairs
 from src.utils.order import SampleOrder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,19 +32,84 @@ def test_samples(two_sets):
         assert index == i
         stored = cv2.imread(pair.depth_path, cv2.IMREAD_UNCHANGED)
         rows, columns = np.arange(64) * 25 // 64, np.arange(32) * 30 // 32  # the nearest pixel of each
-        np.testing.assert_array_equal(target, stored[np.ix_(rows, columns)])
-        valid = np.repeat(rows[:, None] >= 5, 32, axis=1)  # the first five rows hold 0
-        np.testing.assert_array_equal(mask, valid if pair.dataset == "B" else np.ones((64, 32)))
+        nearest = stored[np.ix_(rows, columns)].astype(float)
+        if pair.dataset == "A":  # 8-bit inverse depth
+            np.testing.assert_array_equal(target, nearest)
+            np.testing.assert_array_equal(mask, np.ones((64, 32)))
+        else:  # 16-bit depth; the first five rows hold 0, which is none
+            near, far = stored[5:].min(), stored.max()
+            valid = np.repeat(rows[:, None] >= 5, 32, axis=1)
+            np.testing.assert_array_equal(mask, valid)
+            expected = 255 * (1 / nearest[valid] - 1 / far) / (1 / near - 1 / far)
+            np.testing.assert_allclose(target[valid], expected, rtol=1e-5, atol=1e-4)
+            assert not target[~valid].any()
         bgr = cv2.imread(pair.image_path) / 255.0
         expected = (cv2.resize(bgr, (32, 64), interpolation=cv2.INTER_CUBIC)[..., ::-1] - MEAN) / STD
         np.testing.assert_allclose(image, expected.transpose(2, 0, 1), rtol=0, atol=5e-5)
-    assert source[5][1].max() > 255  # 16 bits survive
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("inverse_depth", [85, 255]), ("negative_disparity", [170, 0])])
+def test_range_is_that_of_the_whole_image(tmp_path, kind, expected):
+    """The smallest value, 1000, is on a pixel that resizing leaves out: 85 = 255 * (2000 - 1000) / (4000 - 1000)."""
+    truth = np.full((8, 8), 2000, np.uint16)
+    truth[:, 4:] = 4000
+    truth[1, 1] = 1000
+    truth[7] = 9000  # none
+    write_image(tmp_path / "i/1.png", np.zeros((8, 8, 3), np.uint8))
+    write_image(tmp_path / "d/1.png", truth)
+    pair = Pair("A", "1", str(tmp_path / "i/1.png"), str(tmp_path / "d/1.png"), kind, 9000)
+    _, target, mask, _ = LoadImagesDepth([pair], 4, 4, MEAN, STD, ensure_multiple_of=4)[0]
+    np.testing.assert_array_equal(target, np.repeat([expected], 2, axis=1).repeat(4, axis=0))
+    assert mask.all()
+
+
+def test_two_sets_of_other_types_span_the_same_range(two_sets):
+    """The loss of a set of 16 bits would be thousands of times that of the other: the other would not be learnt."""
+    source = LoadImagesDepth(list_pairs(*two_sets)[0], 32, 64, MEAN, STD)
+    steepness = [np.abs(np.diff(source[i][1][8:], axis=0)).mean() for i in range(6)]
+    assert max(source[i][1].max() for i in range(6)) <= 255
+    assert np.mean(steepness[:3]) == pytest.approx(np.mean(steepness[3:]), rel=0.5)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (40, 56)), (2, (40, 56)), (3, (40, 56)), (6, (48, 48))])
+def test_picture_and_ground_truth_come_as_stored(tmp_path, orientation, size):
+    """What the EXIF tag says would tear them apart: the ground truth has no such tag."""
+    truth = np.random.default_rng(0).integers(0, 255, (5, 7), dtype=np.uint8)
+    truth = cv2.resize(truth, size[::-1], interpolation=cv2.INTER_NEAREST)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.stack([truth] * 3, axis=2)).save(tmp_path / "1.jpg", quality=95, exif=exif)
+    write_image(tmp_path / "1.png", truth)
+    pair = Pair("A", "1", str(tmp_path / "1.jpg"), str(tmp_path / "1.png"))
+    image, target, _, _ = LoadImagesDepth([pair], 64, 64, MEAN, STD)[0]
+    assert np.corrcoef(image[1].ravel(), target.ravel())[0, 1] > 0.95
+
+
+def test_case_of_turned_pictures(cases, tmp_path):
+    """Edges of the picture lie where those of the ground truth are, as in the same picture without its tag."""
+
+    def agreement(pair):
+        image, target, _, _ = LoadImagesDepth([pair], 320, 224, MEAN, STD)[0]
+        edges = [cv2.morphologyEx(x, cv2.MORPH_GRADIENT, np.ones((3, 3))) for x in (image[1], target)]
+        return np.corrcoef(*(np.minimum(x, np.quantile(x, 0.98)).ravel() for x in edges))[0, 1]
+
+    folder = cases / "training_orientation"
+    for pair in list_pairs(folder, folder / "mixdata.json")[0]:
+        untagged = tmp_path / Path(pair.image_path).with_suffix(".png").name
+        write_image(untagged, cv2.imread(pair.image_path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION))
+        turned = tmp_path / "turned.png"
+        write_image(turned, cv2.imread(pair.image_path, cv2.IMREAD_COLOR))
+        tagged, without, wrong = (
+            agreement(dataclasses.replace(pair, image_path=str(path))) for path in (pair.image_path, untagged, turned)
+        )
+        assert tagged == pytest.approx(without, abs=1e-6)
+        assert tagged > wrong + 0.2
 
 
 def test_real_samples(realdata):
     pairs, faults = training_pairs(realdata, realdata / "mixdata.json", skip_bad=False)
     assert (len(pairs), faults) == (10, [])
-    source = LoadImagesDepth([dataclasses.replace(pair, invalid=0) for pair in pairs], 384, 384, MEAN, STD)
+    source = LoadImagesDepth(pairs, 384, 384, MEAN, STD)
     missing = {Path(pair.image_path).stem: 100 - 100 * source[i][2].mean(dtype=float) for i, pair in enumerate(pairs)}
     assert missing["redwood_00000"] == pytest.approx(13.04, abs=0.3)  # percent, of the data's own description
     assert missing["middlebury_tsukuba"] == pytest.approx(20.70, abs=0.3)

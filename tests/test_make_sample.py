@@ -1,6 +1,5 @@
 """preprocess/make_sample.py and scenes.py: depth against formulas, files against the readers, and what is replaced."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,11 +9,13 @@ import numpy as np
 import pytest
 
 import preprocess.make_sample as maker
-from preprocess.make_sample import hidden_from_right, make_sample, relative_inverse_depth
+from preprocess.make_sample import hidden_from_right, make_sample, redweb_values
 from preprocess.scenes import MAX_DEPTH_M, Camera, Scene, Solid, draw_scene, render, render_scene
 from src.common.errors import UsageError
 from src.evaluation.datasets import DATASETS, Diw, Kitti, Nyu, Sintel, Tum
 from src.util import read_gray, read_image
+from src.utils.mixdata import check_pairs, list_pairs, warnings_of
+from src.utils.truth import inverse_depth_of
 
 SIZE = (96, 72)
 FOLDERS = {"Kitti": "Kitti_raw_data"}
@@ -195,22 +196,45 @@ def test_no_picture_occurs_twice(sample):
     assert len(set(pictures)) == len(pictures)
 
 
-def test_relative_inverse_depth_by_hand():
-    target = relative_inverse_depth(np.array([[1.0, 2.0], [4.0, 4.0]], np.float32))
-    assert target.dtype == np.uint8
-    np.testing.assert_array_equal(target, [[255, 85], [0, 0]])  # 1, 0.5, 0.25 on 0.25..1
+def test_redweb_values_by_hand():
+    depth = np.array([[1.0, 2.0], [4.0, 4.0], [0.1, 99]], np.float32)
+    holes = np.array([[False, False], [False, False], [True, True]])
+    values = redweb_values(depth, holes)
+    assert values.dtype == np.uint8
+    # 1, 0.5 and 0.25 on 0.25..1 are 1, 1/3 and 0; 254 times what they lack is 0, 169.3 and 254.
+    np.testing.assert_array_equal(values, [[0, 169], [254, 254], [255, 255]])
 
 
 def test_training_pairs(sample):
-    mix = json.loads((sample / "mixdata.json").read_text())
-    images = sorted(sample.glob(mix["img"]["RW"].lstrip("/")))
-    targets = sorted(sample.glob(mix["depth"]["RW"].lstrip("/")))
-    assert [path.stem for path in images] == [path.stem for path in targets] != []
-    for image, target in zip(images, targets):
-        assert read_image(image).shape == (SIZE[1], SIZE[0], 3)
-        values = read_gray(target)
+    pairs, unpaired = list_pairs(sample, sample / "mixdata.json")
+    assert len(pairs) == 3
+    for pair in pairs:
+        assert read_image(pair.image_path).shape == (SIZE[1], SIZE[0], 3)
+        values = read_gray(pair.depth_path)
         assert values.dtype == np.uint8
-        assert (values.min(), values.max()) == (0, 255)
+        assert (values[values != 255].min(), values[values != 255].max()) == (0, 254)
+        assert 0.05 < (values == 255).mean() < 0.15
+    checked = check_pairs(pairs, 1)
+    assert unpaired + checked.faults + warnings_of(pairs, checked) == []
+    assert [one.upright for one in checked.statistics] == [True] * 3
+
+
+def test_training_target_is_inverse_depth(tmp_path, monkeypatch):
+    depths = []
+
+    def recording(*arguments):
+        image, depth = render_scene(*arguments)
+        depths.append(depth)
+        return image, depth
+
+    monkeypatch.setattr(maker, "render_scene", recording)
+    make_sample(tmp_path, train=2, eval_count=0, seed=3, size=SIZE)
+    pairs, _ = list_pairs(tmp_path, tmp_path / "mixdata.json")
+    for pair, depth in zip(pairs, depths):
+        target, valid = inverse_depth_of(read_gray(pair.depth_path), pair.kind, pair.invalid)
+        inverse = 1 / depth[valid]
+        expected = np.interp(inverse, (inverse.min(), inverse.max()), (1, 255))
+        np.testing.assert_allclose(target[valid], expected, rtol=0, atol=0.51)  # half a unit and float32
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -1,15 +1,29 @@
 """What mixdata.json lists: pairs, their checks, and what is said of those that are bad."""
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from training_data import write_image, write_mixdata
 
 from src.common.errors import DataError
 from src.utils import mixdata as mixdata_module
-from src.utils.mixdata import Pair, check_pairs, list_pairs, read_mixdata, training_pairs
+from src.utils.loadImgDepth import LoadImagesDepth
+from src.utils.mixdata import (
+    Pair,
+    check_pairs,
+    describe_sets,
+    find_files,
+    list_pairs,
+    read_mixdata,
+    training_pairs,
+    verdicts_path,
+    warnings_of,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,11 +39,13 @@ def test_pairs_are_sorted_and_matched_by_stem(two_sets):
     assert pairs == [
         Pair(
             dataset=name,
+            name=f"{i}.x",
             image_path=f"{root}/{name}/Imgs/{i}.x{suffix}",
             depth_path=f"{root}/{name}/RDs/{i}.x.png",
+            kind=kind,
             invalid=invalid,
         )
-        for name, suffix, invalid in (("A", ".jpg", None), ("B", ".PNG", 0))
+        for name, suffix, kind, invalid in (("A", ".jpg", "inverse_depth", None), ("B", ".PNG", "depth", 0))
         for i in range(3)
     ]
 
@@ -42,9 +58,9 @@ def test_every_file_without_a_single_partner_is_named(two_sets):
     pairs, faults = list_pairs(root, mixdata)
     assert [(pair.dataset, Path(pair.image_path).stem) for pair in pairs] == [("A", "2.x"), ("B", "0.x"), ("B", "1.x")]
     assert len(faults) == 3
-    assert faults[0] == f"{root}/A/Imgs/0.x.jpg: no ground truth 0.x.* matches /A/RDs/*"
-    assert faults[1] == f"{root}/A/RDs/1.x.png: no image 1.x.* matches /A/Imgs/*"
-    assert "ambiguous" in faults[2]
+    assert faults[0] == f'{root}/A/Imgs/0.x.jpg: no ground truth of "0.x" matches /A/RDs/*'
+    assert faults[1] == f'{root}/A/RDs/1.x.png: no image of "1.x" matches /A/Imgs/*'
+    assert ': ambiguous name "2.x", shared by' in faults[2]
     assert all(name in faults[2] for name in ("Imgs/2.x.PNG", "Imgs/2.x.jpeg", "RDs/2.x.png"))
 
 
@@ -61,7 +77,24 @@ def test_every_file_without_a_single_partner_is_named(two_sets):
         ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"C": 0}}, '"img"."C": .* found None'),
         ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": True}}, '"invalid"."A": .* found True'),
         ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": None}}, '"invalid"."A": .* found None'),
-        ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": -1}}, '"invalid"."A": .* found -1'),
+        ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": "0"}}, '"invalid"."A": .* found \'0\''),
+        (
+            '{"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": NaN}}',
+            '"A": expected a finite number, .* nan',
+        ),
+        ('{"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": -Infinity}}', '"invalid"."A": .* found -inf'),
+        ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": 10**400}}, '"invalid"."A": .* found 1000'),
+        ('{"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": 1e39}}', '"invalid"."A": .* found 1e\\+39'),
+        (
+            {"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "kind": {"A": "disparity"}},
+            '"kind"."A": .* found \'disparity\'',
+        ),
+        (
+            {"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "kind": {"A": None}},
+            "inverse_depth, negative_disparity, depth",
+        ),
+        ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "kind": {"C": "depth"}}, '"img"."C": .* found None'),
+        ({"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "kind": "depth"}, "expected an object of the tables"),
         ({"img": {"A": "A/*"}, "depth": {"A": "/A/*"}}, '"img"."A": .*starts with "/", found \'A/\\*\''),
         ({"img": {"A": 3}, "depth": {"A": "/A/*"}}, '"img"."A": .* found 3'),
     ],
@@ -81,8 +114,119 @@ def test_missing_mixdata_and_empty_globs_are_refused(two_sets, tmp_path):
         list_pairs("/elsewhere", mixdata)
 
 
-def test_shipped_mixdata_is_valid():
-    assert read_mixdata(ROOT / "data/mixdata.json")[0].images == "/ReDWeb_V1/Imgs/*"
+def test_shipped_mixdata_says_what_redweb_is():
+    expected = ("RW", "/ReDWeb_V1/Imgs/*", "/ReDWeb_V1/RDs/*", "negative_disparity", 255)
+    assert read_mixdata(ROOT / "data/mixdata.json") == [expected]
+
+
+def test_invalid_may_be_any_finite_number(tmp_path):
+    for value in (-1, 0, 65536, -3.4028234663852886e38, 0.5):
+        tables = {"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": value}}
+        assert read_mixdata(write_mixdata(tmp_path, tables))[0].invalid == value
+
+
+def touch(root, *names):
+    for name in names:
+        path = Path(os.fsdecode(root)) / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def keys(root, pattern):
+    """Path below the root -> key."""
+    return {path[len(str(root)) + 1 :]: key for path, key in find_files(root, pattern).items()}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("/S/*/rgb/*.jpg", {"S/a/rgb/1.jpg": "a/1", "S/b/rgb/1.jpg": "b/1"}),
+        ("/S/*/depth/*_depth.png", {"S/a/depth/1_depth.png": "a/1", "S/b/depth/1_depth.png": "b/1"}),
+        ("/S/?/rgb/[0-9].*", {"S/a/rgb/1.jpg": "a/1", "S/b/rgb/1.jpg": "b/1"}),
+        ("/S/*/rgb/1.jp*g", {"S/a/rgb/1.jpg": "a", "S/b/rgb/1.jpg": "b"}),  # the suffix of a file never counts
+        ("/S/*/rgb/1.jpg", {"S/a/rgb/1.jpg": "a", "S/b/rgb/1.jpg": "b"}),
+        ("/T/run_*_left/im*", {"T/run_07_left/im3.v2.png": "07/3.v2"}),
+        ("/T/run_*_*/im[0-9]*.png", {"T/run_07_left/im3.v2.png": "07_left/3.v2"}),
+        ("/S/**/*.jpg", {"S/a/rgb/1.jpg": "a/rgb/1", "S/b/rgb/1.jpg": "b/rgb/1", "S/0.jpg": "0"}),
+        ("/**/rgb/*", {"S/a/rgb/1.jpg": "S/a/1", "S/b/rgb/1.jpg": "S/b/1"}),
+        ("/N/**", {"N/none": "none", "N/two.dots.x": "two.dots", "N/deep/er/1.png": "deep/er/1"}),
+        ("/S/**/**/1.jpg", {"S/a/rgb/1.jpg": "a/rgb", "S/b/rgb/1.jpg": "b/rgb"}),
+        ("/N/*", {"N/none": "none", "N/two.dots.x": "two.dots"}),
+        ("/S/*", {"S/0.jpg": "0"}),  # no folders
+        ("/", {}),
+        ("/S/*/", {"S/0.jpg": "0"}),
+        ("/gone/**/x", {}),
+    ],
+)
+def test_key_is_what_the_wildcards_stand_for(tmp_path, pattern, expected):
+    root = tmp_path / "data [1]*"  # wildcards in the root mean themselves
+    touch(root, "S/0.jpg", "T/run_07_left/im3.v2.png", "S/.git/rgb/1.jpg")
+    touch(root, "N/none", "N/two.dots.x", "N/.hidden", "N/deep/er/1.png")
+    touch(root, *(f"S/{scene}/{file}" for scene in "ab" for file in ("rgb/1.jpg", "depth/1_depth.png")))
+    assert keys(root, pattern) == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "depths"),
+    [
+        ("/S/*/rgb/*.jpg", "/S/*/depth/*_depth.png"),
+        ("/S/**/rgb/*.jpg", "/S/**/depth/*_depth.png"),
+        ("/Imgs/**/*", "/RDs/**/*"),
+        ("/Imgs/**", "/RDs/*/*.npy"),
+    ],
+)
+def test_scenes_with_equal_frame_numbers_do_not_clash(tmp_path, images, depths):
+    frames = [(scene, f"{frame:03}") for scene in "abcdefgh" for frame in (0, 1, 10)]
+    for scene, frame in frames:
+        touch(tmp_path, f"S/{scene}/rgb/{frame}.jpg", f"S/{scene}/depth/{frame}_depth.png")
+        touch(tmp_path, f"Imgs/{scene}/{frame}.jpg", f"RDs/{scene}/{frame}.npy")
+    pairs, faults = list_pairs(tmp_path, write_mixdata(tmp_path, {"img": {"A": images}, "depth": {"A": depths}}))
+    assert faults == []
+    assert [pair.name for pair in pairs] == [f"{scene}/{frame}" for scene, frame in frames]
+    for pair in pairs:
+        scene, frame = pair.name.split("/")
+        for path in (pair.image_path, pair.depth_path):
+            assert f"/{scene}/" in path
+            assert Path(path).name.startswith(frame)
+    Path(pairs[4].depth_path).unlink()
+    _, faults = list_pairs(tmp_path, tmp_path / "mixdata.json")
+    assert faults == [f'{pairs[4].image_path}: no ground truth of "b/001" matches {depths}']
+
+
+@pytest.mark.timeout(20)
+def test_links_in_circles_come_to_an_end(tmp_path):
+    for number in range(12):
+        touch(tmp_path, f"Imgs/s{number:02}/1.jpg")
+        for other in range(12):
+            (tmp_path / f"Imgs/s{number:02}/to{other:02}").symlink_to(tmp_path / f"Imgs/s{other:02}")
+        (tmp_path / f"Imgs/s{number:02}/up").symlink_to("..")
+    (tmp_path / "Imgs/self").symlink_to("self")
+    (tmp_path / "Imgs/0").symlink_to("s03")  # is the same folder
+    touch(tmp_path, "elsewhere/1.jpg")
+    (tmp_path / "Imgs/linked").symlink_to(tmp_path / "elsewhere")
+    expected = {f"Imgs/{scene}/1.jpg": f"{scene}/1" for scene in [*(f"s{number:02}" for number in range(12)), "linked"]}
+    assert keys(tmp_path, "/Imgs/**/*") == expected
+    assert keys(tmp_path, "/Imgs/**") == expected
+
+
+def test_names_that_are_not_text(tmp_path):
+    root = Path(os.fsdecode(bytes(tmp_path) + b"/d\xe9 [a]"))
+    rng = np.random.default_rng(0)
+    for folder, suffix in (("Imgs", ".jpg"), ("RDs", ".png")):
+        write_image(tmp_path / f"x{suffix}", rng.integers(1, 255, (40, 50), dtype=np.uint8))
+        for name in (b"caf\xe9", b"caf\xea"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(tmp_path / f"x{suffix}", bytes(root / folder) + b"/" + name + suffix.encode())
+    mixdata = write_mixdata(tmp_path, {"img": {"A": "/Imgs/*"}, "depth": {"A": "/RDs/*"}})
+    pairs, faults = list_pairs(root, mixdata)
+    assert faults == []
+    assert [os.fsencode(pair.name) for pair in pairs] == [b"caf\xe9", b"caf\xea"]
+    verdicts = tmp_path / "verdicts.json"
+    first = check_pairs(pairs, 2, verdicts)
+    assert first.good == [0, 1]
+    assert check_pairs(pairs, 2, verdicts) == first
+    assert verdicts_path(root, mixdata) != verdicts_path(tmp_path, mixdata)
+    assert LoadImagesDepth(pairs, 32, 32, [0.5] * 3, [0.5] * 3)[1][1].max() > 0
 
 
 def damage(root):
@@ -96,41 +240,113 @@ def damage(root):
 def test_check_finds_unreadable_files_and_other_views(two_sets):
     root, mixdata = two_sets
     pairs, _ = list_pairs(root, mixdata)
-    assert check_pairs(pairs, workers=2) == (pairs, [])
+    sound = check_pairs(pairs, workers=2)
+    assert (sound.good, sound.faults) == (list(range(6)), [])
     damage(root)
-    good, faults = check_pairs(pairs, workers=2)
-    assert good == [pairs[2], pairs[3], pairs[4]]
-    assert [fault.split(":")[0] for fault in faults] == [
+    checked = check_pairs(pairs, workers=2)
+    assert checked.good == [2, 3, 4]
+    assert checked.statistics == [sound.statistics[index] for index in checked.good]
+    assert [fault.split(":")[0] for fault in checked.faults] == [
         f"{root}/A/Imgs/0.x.jpg",
         f"{root}/A/RDs/1.x.png",
         f"{root}/B/RDs/2.x.png",
     ]
-    assert "(61 x 50), found another aspect ratio (25 x 30)" in faults[1]
+    assert "as stored (61 x 50), found another aspect ratio (25 x 30)" in checked.faults[1]
+
+
+def write_tagged(path, array, orientation):
+    """Writes a JPEG whose EXIF data says how to turn it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, quality=95, exif=exif)
+
+
+def test_pixels_as_stored_are_checked_and_their_orientation_is_open_if_tagged(tmp_path):
+    truth = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[:, None], 80, axis=1)  # nearer below
+    for orientation in range(1, 9):
+        write_tagged(tmp_path / f"i/{orientation}.jpg", np.stack([truth] * 3, axis=2), orientation)
+        write_image(tmp_path / f"d/{orientation}.png", truth)  # 80 x 60; turned by 5 to 8, the picture would be 60 x 80
+    pairs, _ = list_pairs(tmp_path, write_mixdata(tmp_path, {"img": {"A": "/i/*"}, "depth": {"A": "/d/*"}}))
+    checked = check_pairs(pairs, 1)
+    assert checked.faults == []
+    assert [one.upright for one in checked.statistics] == [True, True, *[None] * 6]
 
 
 def test_verdicts_spare_the_second_check(two_sets, tmp_path, monkeypatch):
     root, mixdata = two_sets
     verdicts = tmp_path / "run/verdicts.json"
     decoded = []
-    find_fault = mixdata_module._find_fault
-    monkeypatch.setattr(mixdata_module, "_find_fault", lambda pair: (decoded.append(pair), find_fault(pair))[1])
+    examine = mixdata_module._examine
+    monkeypatch.setattr(mixdata_module, "_examine", lambda pair: (decoded.append(pair), examine(pair))[1])
+
+    def check_again(pairs):
+        decoded.clear()
+        return check_pairs(pairs, 1, verdicts)
+
     pairs, _ = list_pairs(root, mixdata)
     damage(root)
     bad = [pairs[0], pairs[1], pairs[5]]
 
-    first = check_pairs(pairs, 1, verdicts)
+    first = check_again(pairs)
     assert decoded == pairs
-    decoded.clear()
-    assert check_pairs(pairs, 1, verdicts) == first  # only the bad ones are tried again
+    assert check_again(pairs) == first  # only the bad ones are tried again
     assert decoded == bad
-    decoded.clear()
     os.utime(pairs[3].depth_path, ns=(1, 1))  # might be another file now
-    assert check_pairs(pairs, 1, verdicts) == first
+    assert check_again(pairs) == first
     assert decoded == [pairs[0], pairs[1], pairs[3], pairs[5]]
-    decoded.clear()
-    verdicts.write_text("{broken")
-    assert check_pairs(pairs, 1, verdicts) == first
-    assert decoded == pairs
+
+    otherwise = [replace(pair, kind="negative_disparity") for pair in pairs]
+    assert check_again(otherwise).statistics != first.statistics
+    assert decoded == otherwise
+    check_again([replace(pairs[2], invalid=7)])
+    assert len(decoded) == 1
+
+    check_again(pairs)
+    for text in (
+        "{broken",
+        "[]",
+        '{"version": 0, "pairs": {}}',
+        '{"version": 1}',
+        '{"version": 1, "pairs": {"a": [1]}}',
+    ):
+        verdicts.write_text(text)
+        assert check_again(pairs) == first
+        assert decoded == pairs
+
+
+def test_a_check_that_cannot_be_remembered_is_no_fault(two_sets, tmp_path):
+    pairs, _ = list_pairs(*two_sets)
+    (tmp_path / "file").touch()
+    assert len(check_pairs(pairs, 1, tmp_path / "file/verdicts.json").good) == 6
+
+
+def test_verdicts_belong_to_a_data_root_and_a_list():
+    path = verdicts_path("data", "data/mixdata.json")
+    assert path.parent == ROOT / "output/checked_data"
+    assert path == verdicts_path(Path("data").absolute(), Path("data/mixdata.json"))
+    assert len({path, verdicts_path("data", "data/other.json"), verdicts_path("other", "data/mixdata.json")}) == 3
+
+
+def test_sets_are_described_and_warned_of(two_sets):
+    pairs, _ = list_pairs(*two_sets)
+    checked = check_pairs(pairs, 1)
+    lines = describe_sets(pairs, checked)
+    # A: rows of zeros above, 0..199 below; B: 16 bits, 300..499, its zeros are no depth.
+    assert [line.split("; ")[0] for line in lines] == [
+        "A: 3 pairs, 8 bit, 0..199, 100 % valid, inverse_depth",
+        "B: 3 pairs, 16 bit, 300..499, 80 % valid, depth",
+    ]
+    assert warnings_of(pairs, checked) == [
+        "A: half of the pictures hold 0 on 20 % of their pixels or more; if that means no ground truth:"
+        ' "invalid": {"A": 0}'
+    ]
+    some = checked._replace(good=checked.good[2:4], statistics=checked.statistics[2:4])
+    assert [line.split(",")[0] for line in describe_sets(pairs, some)] == ["A: 3 pairs (1 read)", "B: 3 pairs (1 read)"]
+    other = [replace(pair, kind="inverse_depth", invalid=0) for pair in pairs[3:]]
+    assert warnings_of(other, check_pairs(other, 1)) == [
+        'B: 16-bit values that look like depth, for example in millimetres; probably "kind": {"B": "depth"}'
+    ]
 
 
 def test_bad_samples_stop_the_training_or_are_left_out(two_sets):

@@ -1,14 +1,18 @@
 """File formats: hand-made files, round trips, and every way in which a file can lie."""
 
+import io
+import os
 import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from src import util
 from src.common.errors import DataError
@@ -30,12 +34,19 @@ def png_chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def with_exif_orientation(jpeg, orientation):
-    """Inserts an APP1 segment with one TIFF entry (0x0112) after the SOI marker."""
-    entry = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
-    tiff = b"MM\x00*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
-    body = b"Exif\x00\x00" + tiff
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+def with_orientation(rgb, kind, orientation):
+    """A file of Pillow's kind ``kind`` with an orientation in its EXIF data, of TIFF in its tag."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(rgb).save(file, kind, exif=exif, quality=95, lossless=True)
+    return file.getvalue()
+
+
+def with_exif_after_pixels(png):
+    """Moves the chunk eXIf of a PNG file to its end, where other programs write it."""
+    start = png.index(b"eXIf") - 4
+    end = start + 12 + struct.unpack_from(">I", png, start)[0]
+    return png[:start] + png[end:-12] + png[start:end] + png[-12:]
 
 
 def fault(function, path, *args):
@@ -92,22 +103,54 @@ def test_read_image_keeps_the_upper_byte_of_16_bits(tmp_path, suffix):
     np.testing.assert_array_equal(util.read_image(path), [[[1, 0, 0], [18, 128, 255]]])
 
 
-def test_exif_orientation_is_applied_to_pictures_only(tmp_path):
-    rgb = np.repeat(picture()[..., :1], 3, axis=2)
-    path = tmp_path / "turned.jpg"
-    path.write_bytes(encode(".jpg", rgb))
-    upright = util.read_image(path)
-    path.write_bytes(with_exif_orientation(encode(".jpg", rgb), 6))  # 6: turn by 90 degrees clockwise to view
-    np.testing.assert_array_equal(util.read_image(path), np.rot90(upright, -1))
-    np.testing.assert_array_equal(util.read_image(path, exif_rotation=False), upright)
-    np.testing.assert_array_equal(util.read_gray(path), upright[..., 0])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "PNG, at the end", "WEBP", "TIFF"])
+def test_orientation_is_applied_to_pictures_only(tmp_path, kind, orientation):
+    rgb = picture()
+    path = tmp_path / "turned"
+    data = with_orientation(rgb, kind.split(",")[0], orientation)
+    path.write_bytes(with_exif_after_pixels(data) if "," in kind else data)
+    with Image.open(path) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    np.testing.assert_array_equal(util.read_image(path), expected)
+    stored = util.read_image(path, exif_rotation=False)
+    assert np.abs(stored.astype(int) - rgb).mean() <= (4 if kind == "JPEG" else 0)
+
+    grey = np.repeat(rgb[..., :1], 3, axis=2)
+    path.write_bytes(with_orientation(grey, kind.split(",")[0], orientation))
+    np.testing.assert_array_equal(util.read_truth(path), util.read_image(path, exif_rotation=False)[..., 0])
+
+
+def test_orientation_by_hand(tmp_path):
+    """6: the top of the picture is at the right of the stored pixels; to turn by 90 degrees clockwise."""
+    stored = np.uint8([[10, 20, 30], [40, 50, 60]])[..., None].repeat(3, axis=2)
+    for kind in ("PNG", "WEBP", "TIFF"):
+        path = tmp_path / kind
+        path.write_bytes(with_orientation(stored, kind, 6))
+        np.testing.assert_array_equal(util.read_image(path)[..., 0], [[40, 10], [50, 20], [60, 30]])
+        np.testing.assert_array_equal(util.read_truth(path), stored[..., 0])
+
+
+def test_two_cameras_agree(cases):
+    jpeg = util.read_image(cases / "webp_orientation" / "jpeg_exif6.jpg")
+    webp = util.read_image(cases / "webp_orientation" / "webp_exif6.webp")
+    assert jpeg.shape == webp.shape
+    assert jpeg.shape[0] > jpeg.shape[1]
+    assert np.corrcoef(jpeg.ravel(), webp.ravel())[0, 1] > 0.99
+
+
+def test_damaged_exif_data_turns_nothing(tmp_path):
+    path = tmp_path / "a.jpg"
+    sound = with_orientation(picture(), "JPEG", 6)
+    start = sound.index(b"Exif")
+    path.write_bytes(sound[: start + 6] + b"\xff" * 8 + sound[start + 14 :])
+    assert util.read_image(path).shape == picture().shape
 
 
 def test_read_image_converts_cmyk(tmp_path):
-    image_module = pytest.importorskip("PIL.Image")
     rgb = picture()
     path = tmp_path / "cmyk.jpg"
-    image_module.fromarray(rgb).convert("CMYK").save(path, "JPEG", quality=98)
+    Image.fromarray(rgb).convert("CMYK").save(path, "JPEG", quality=98)
     assert np.abs(util.read_image(path).astype(int) - rgb).mean() < 3
 
 
@@ -119,6 +162,10 @@ def test_read_image_refuses_every_truncation(tmp_path):
         "progressive.jpg": encode(".jpg", rgb, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
         "restart.jpg": encode(".jpg", rgb, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
         "a.bmp": encode(".bmp", rgb),
+        "a.webp": encode(".webp", rgb),
+        "a.jp2": encode(".jp2", picture(64, 80)),
+        "a.ppm": encode(".ppm", rgb),
+        "a.tiff": encode(".tiff", rgb),
     }
     for name, data in files.items():
         path = tmp_path / name
@@ -147,16 +194,31 @@ def test_read_image_refuses_other_faults(tmp_path):
     assert "expected an image" in fault(util.read_image, path)
     path.write_bytes(cv2.imencode(".tiff", np.ones((4, 4, 3), np.float32))[1].tobytes())
     assert "found float32" in fault(util.read_image, path)
+    too_many = struct.pack(">IIBBBBB", 1 << 16, 1 << 15, 8, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", too_many) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
+    )
+    assert "expected an image of at most 1073741824 pixels, found more" in fault(util.read_image, path)
+    jpeg2000 = bytearray(encode(".jp2", picture(64, 80)))
+    at = jpeg2000.index(b"ihdr") + 4
+    jpeg2000[at : at + 8] = struct.pack(">II", 1 << 16, 1 << 15)
+    at = jpeg2000.index(b"\xff\x4f\xff\x51") + 8
+    jpeg2000[at : at + 8] = struct.pack(">II", 1 << 16, 1 << 15)
+    path.write_bytes(jpeg2000)
+    assert "expected an image of at most 1073741824 pixels, found more" in fault(util.read_image, path)
 
 
 def test_truncated_files_leave_stderr_to_libpng(tmp_path):
-    """OpenCV cannot turn off the messages of libpng; nothing else is printed."""
-    for suffix in (".png", ".jpg", ".bmp", ".tiff"):
-        data = encode(suffix, picture())
+    """OpenCV cannot turn off the messages of libpng; nothing else is printed. A cut BMP file and then a cut JPEG 2000
+    file ended the process, once.
+    """
+    suffixes = (".png", ".jpg", ".bmp", ".jp2", ".tiff", ".webp", ".ppm")
+    for suffix in suffixes:
+        data = encode(suffix, picture(64, 80))
         (tmp_path / f"half{suffix}").write_bytes(data[: len(data) // 2])
     code = (
         "import pathlib, sys; from src import util; from src.common import errors\n"
-        "for path in pathlib.Path(sys.argv[1]).iterdir():\n"
+        "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
         "    try: util.read_image(path)\n"
         "    except errors.DataError as error: print(error)\n"
     )
@@ -164,7 +226,46 @@ def test_truncated_files_leave_stderr_to_libpng(tmp_path):
         [sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
     assert all(line.startswith("libpng ") for line in result.stderr.splitlines()), result.stderr
-    assert len(result.stdout.splitlines()) == 4
+    assert len(result.stdout.splitlines()) == len(suffixes)
+
+
+def test_cut_files_one_after_the_other(cases):
+    """In this order they ended the process."""
+    code = (
+        "import pathlib, sys; from src import util; from src.common import errors\n"
+        "for name in ('a.bmp', 'b.jp2', 'c.jpg'):\n"
+        "    try: print(name, util.read_image(pathlib.Path(sys.argv[1], name)).ndim)\n"
+        "    except errors.DataError as error: print(error)\n"
+    )
+    folder = cases / "truncated_images"
+    result = subprocess.run(
+        [sys.executable, "-c", code, folder], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    lines = result.stdout.splitlines()
+    assert [line.split(": expected")[0] for line in lines] == [f"{folder}/a.bmp", f"{folder}/b.jp2", "c.jpg 3"]
+    assert result.stderr == ""
+
+
+def test_threads_may_read_at_once(tmp_path):
+    paths = []
+    for seed, (kind, suffix) in enumerate([("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("TIFF", ".tif")] * 8):
+        paths.append(tmp_path / f"{seed}{suffix}")
+        paths[-1].write_bytes(with_orientation(picture(seed=seed), kind, 1 + seed % 8))
+    expected = [util.read_image(path) for path in paths]
+    with ThreadPoolExecutor(8) as pool:
+        for image, read in zip(expected * 4, pool.map(util.read_image, paths * 4)):
+            np.testing.assert_array_equal(read, image)
+
+
+def test_names_need_not_be_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    path.write_bytes(encode(".png", picture()))
+    np.testing.assert_array_equal(util.read_image(path), picture())
+    stem = tmp_path / os.fsdecode(b"out\xff")
+    util.write_depth(stem, np.float32([[1, 2]]))
+    np.testing.assert_array_equal(util.read_pfm(f"{stem}.pfm")[0], [[1, 2]])
+    path.write_bytes(b"")
+    fault(util.read_image, path)
 
 
 def test_read_gray(tmp_path):
@@ -179,6 +280,88 @@ def test_read_gray(tmp_path):
         np.testing.assert_array_equal(util.read_gray(path), gray)
     path.write_bytes(encode(".png", picture()))
     assert "one grey channel" in fault(util.read_gray, path)
+
+
+def tiff_bytes(array):
+    return cv2.imencode(".tiff", array)[1].tobytes()
+
+
+def npy_bytes(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_read_gray_refuses_floats(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_bytes(np.ones((2, 3), np.float32)))
+    assert "expected 8 or 16 bits per pixel, found float32" in fault(util.read_gray, path)
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (np.uint8([[1, 2, 3], [4, 5, 255]]), np.uint8),
+        (np.uint16([[1, 2, 3], [4, 5, 65535]]), np.uint16),
+        (np.float32([[1.5, 2, -3], [4, np.inf, 1e30]]), np.float32),
+        (np.float64([[1.5, 2, -3], [4, np.inf, 0.1]]), np.float32),
+    ],
+)
+def test_read_truth_of_every_kind(tmp_path, stored, expected):
+    path = tmp_path / "truth"
+    files = [tiff_bytes(stored), npy_bytes(stored), npy_bytes(stored[..., None])]
+    files += [
+        npy_bytes(stored[None]),
+        npy_bytes(np.asfortranarray(stored)),
+        npy_bytes(stored.astype(stored.dtype.newbyteorder(">"))),
+    ]
+    if stored.dtype.kind == "u":
+        grey3 = np.dstack([stored] * 3)
+        files += [tiff_bytes(grey3), *(cv2.imencode(".png", array)[1].tobytes() for array in (stored, grey3))]
+    for data in files:
+        path.write_bytes(data)
+        read = util.read_truth(path)
+        assert read.dtype == expected
+        np.testing.assert_array_equal(read, stored.astype(expected))
+
+
+def test_read_truth_of_other_numbers(tmp_path):
+    path = tmp_path / "a.npy"
+    for dtype in (np.int8, np.int16, np.int32, np.uint32, np.int64, np.float16):
+        path.write_bytes(npy_bytes(np.array([[1, 2, 3]], dtype)))
+        read = util.read_truth(path)
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, [[1, 2, 3]])
+    path.write_bytes(npy_bytes(np.array([[1e300, -1.0]])))
+    np.testing.assert_array_equal(util.read_truth(path), [[np.inf, -1]])
+    util.write_pfm(tmp_path / "a.pfm", np.float32([[1, 2], [3, 4]]))
+    np.testing.assert_array_equal(util.read_truth(tmp_path / "a.pfm"), [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "expected an image, found 0 bytes"),
+        (b"text", "expected an image, found 4 bytes"),
+        (npy_bytes(np.ones((2, 3)))[:-1], "expected a NumPy array of numbers"),
+        (npy_bytes(np.ones((2, 3)))[:20], "expected a NumPy array of numbers"),
+        (npy_bytes(np.ones((2, 3))) + b"x", "expected one NumPy array, found 1 bytes after it"),
+        (npy_bytes(np.array([[{}]], dtype=object)), "expected a NumPy array of numbers"),
+        (npy_bytes(np.ones((2, 3))).replace(b"(2, 3)", b"(2, 3("), "expected a NumPy array of numbers"),
+        (npy_bytes(np.ones(3)), "expected numbers (H, W), found float64 (3,)"),
+        (npy_bytes(np.ones((2, 2, 2))), "expected numbers (H, W), found float64 (2, 2, 2)"),
+        (npy_bytes(np.ones((0, 3))), "expected numbers (H, W), found float64 (0, 3)"),
+        (npy_bytes(np.ones((2, 3), bool)), "expected numbers (H, W), found bool (2, 3)"),
+        (npy_bytes(np.ones((2, 3), complex)), "expected numbers (H, W), found complex128 (2, 3)"),
+        (b"Pf\n3 2\n-1.0\n" + bytes(23), "expected 24 bytes of float32 pixels for 2 x 3, found 23"),
+        (b"PF\n1 1\n-1.0\n" + struct.pack("<3f", 1, 2, 3), "expected one grey channel, found 3 different channels"),
+        (encode(".png", picture()), "expected one grey channel, found 3 different channels"),
+    ],
+)
+def test_read_truth_refuses(tmp_path, data, message):
+    path = tmp_path / "a.npy"
+    path.write_bytes(data)
+    assert message in fault(util.read_truth, path)
 
 
 # Portable float maps

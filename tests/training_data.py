@@ -5,10 +5,23 @@ import json
 import cv2
 import numpy as np
 
+from src.util import write_pfm
+
 
 def write_image(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), array)
+
+
+def write_truth(path, array):
+    """Writes ground truth in the format that the suffix names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".pfm":
+        write_pfm(path, array)
+    else:
+        write_image(path, array)
 
 
 def write_mixdata(folder, content):
@@ -18,7 +31,7 @@ def write_mixdata(folder, content):
 
 
 def write_two_sets(tmp_path):
-    """Two sets of three pairs; sizes and extensions differ. Returns (data root, mixdata.json)."""
+    """Two sets of three pairs; sizes, extensions and kinds differ. Returns (data root, mixdata.json)."""
     root = tmp_path / "data [1]"  # brackets mean something to glob
     rng = np.random.default_rng(0)
     for name, suffix, low in (("A", ".jpg", 0), ("B", ".PNG", 300)):
@@ -31,6 +44,7 @@ def write_two_sets(tmp_path):
     tables = {
         "img": {"B": "/B/Imgs/*", "A": "/A/Imgs/*"},
         "depth": {"A": "/A/RDs/*", "B": "/B/RDs/*.png"},
+        "kind": {"B": "depth"},
         "invalid": {"B": 0},
     }
     return root, write_mixdata(tmp_path, tables)

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import DataError
-from src.util import read_gray, read_image
+from src.util import read_image, read_truth
 from src.utils.mixdata import Pair
 from src.utils.order import SampleOrder
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize, use_one_opencv_thread
+from src.utils.truth import inverse_depth_of, inverse_depth_range
 
 COLUMNS = ("image", "target", "mask", "index")
 _START_S = 10.0  # in which the loaders should have been started
@@ -45,11 +46,9 @@ class LoadImagesDepth:
         ensure_multiple_of: int = 32,
     ):
         self.pairs = list(pairs)
-        self._transforms = (
-            Resize(width, height, ensure_multiple_of=ensure_multiple_of),
-            NormalizeImage(mean, std),
-            PrepareForNet(),
-        )
+        self._resize = Resize(width, height, ensure_multiple_of=ensure_multiple_of)
+        self._normalize = NormalizeImage(mean, std)
+        self._prepare = PrepareForNet()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -59,23 +58,24 @@ class LoadImagesDepth:
         return [self.pairs[index].image_path for index in indices]
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Loads a sample.
+        """Loads a sample. The pixels of picture and ground truth are those stored: they belong together.
 
         Returns:
-            image, float32 (3, H, W), normalised RGB; target, float32 (H, W), inverse depth as stored; mask, float32
-            (H, W), 1 where there is ground truth and 0 elsewhere; index, int32 scalar.
+            image, float32 (3, H, W), normalised RGB; target, float32 (H, W), inverse depth 0..255, larger is nearer
+            (see ``truth.inverse_depth_of``); mask, float32 (H, W), 1 where there is ground truth and 0 elsewhere;
+            index, int32 scalar.
 
         Raises:
             DataError: A file cannot be read.
         """
         pair = self.pairs[index]
-        sample = {"image": read_image(pair.image_path), "depth": read_gray(pair.depth_path)}
-        for transform in self._transforms:
-            sample = transform(sample)
-        target = sample["depth"]
-        # Nearest neighbour picks pixels and mixes none, so the mask may as well be taken from the resized target.
-        mask = np.ones_like(target) if pair.invalid is None else (target != pair.invalid).astype(np.float32)
-        return sample["image"], target, mask, np.int32(index)
+        stored = read_truth(pair.depth_path)
+        limits = inverse_depth_range(stored, pair.kind, pair.invalid)
+        sample = self._resize({"image": read_image(pair.image_path, exif_rotation=False), "depth": stored})
+        # Nearest neighbour picks pixels and mixes none, so the smaller image may as well be the one that is converted.
+        sample["depth"], sample["mask"] = inverse_depth_of(sample["depth"], pair.kind, pair.invalid, limits)
+        sample = self._prepare(self._normalize(sample))
+        return sample["image"], sample["depth"], sample["mask"], np.int32(index)
 
 
 class _Steps:

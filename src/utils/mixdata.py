@@ -2,29 +2,45 @@
 
 A ``mixdata.json`` names the training sets by globs under a data root::
 
-    {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": "/ReDWeb_V1/RDs/*"}, "invalid": {"RW": 0}}
+    {
+        "img": {"RW": "/ReDWeb_V1/Imgs/*", "phone": "/phone/*/rgb/*.jpg"},
+        "depth": {"RW": "/ReDWeb_V1/RDs/*", "phone": "/phone/*/depth/*_depth.png"},
+        "kind": {"RW": "negative_disparity", "phone": "depth"},
+        "invalid": {"RW": 255}
+    }
 
-Image and ground truth belong together when their file names agree but for the extension. ``invalid`` is optional: it
-names the ground-truth value that means "missing"; without it every pixel counts.
+Image and ground truth belong together when the wildcards of the two globs stand for the same (``find_files``). ``kind``
+says what the ground truth is (``truth.py``), by default ``inverse_depth``. ``invalid`` names the value that means "no
+ground truth"; without it every finite value counts, and of ``depth`` every one above 0.
 """
 
+import contextlib
 import glob
+import hashlib
 import json
 import os
-from collections import defaultdict
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
+
+import numpy as np
 
 from src.common.atomic import write_text
 from src.common.errors import DataError
 from src.common.progress import Progress
-from src.util import PathLike, read_gray, read_image, size_and_time
+from src.util import PathLike, read_image, read_orientation, read_truth, size_and_time
 from src.utils.transforms import use_one_opencv_thread
+from src.utils.truth import INVERSE_DEPTH, KINDS, Invalid
+from src.utils.truth_check import TruthStatistics, describe_set, measure_truth, warnings_of_set
 
 _MAX_ASPECT_CHANGE = 1.1  # between an image and its ground truth; a forgotten rotation is far above, a crop below
+_WILDCARD = re.compile(r"\*|\?|\[!?\]?[^]]*\]")  # of a glob, within one component
+_VERDICTS_FOLDER = Path(__file__).resolve().parents[2] / "output" / "checked_data"
+_VERDICTS_VERSION = 1  # raise it when the statistics or what counts as a fault change
 
 
 @dataclass(frozen=True)
@@ -33,24 +49,43 @@ class Pair:
 
     Attributes:
         dataset: Name of its set in mixdata.json.
+        name: What the wildcards of the globs stand for: tells the pairs of a set apart.
         image_path: The picture.
-        depth_path: Its inverse depth, one channel of 8 or 16 bits, larger is nearer.
-        invalid: The value of the inverse depth that means "missing", if there is one.
+        depth_path: Its ground truth, a file that ``src.util.read_truth`` reads.
+        kind: What the ground truth is, one of ``truth.KINDS``.
+        invalid: The value of the ground truth that means "missing", if there is one.
     """
 
     dataset: str
+    name: str
     image_path: str
     depth_path: str
-    invalid: Optional[int] = None
+    kind: str = INVERSE_DEPTH
+    invalid: Invalid = None
 
 
 class TrainingSet(NamedTuple):
-    """A set that mixdata.json lists: globs under the data root, and the value that means "missing", if there is one."""
+    """A set that mixdata.json lists: globs under the data root, kind of ground truth, value that means "missing"."""
 
     name: str
     images: str
     depths: str
-    invalid: Optional[int]
+    kind: str
+    invalid: Invalid
+
+
+class CheckedPairs(NamedTuple):
+    """What a check of pairs has found.
+
+    Attributes:
+        good: Indices of the good pairs, ascending.
+        faults: One line for every bad pair.
+        statistics: Figures on the ground truths of the good pairs, in their order.
+    """
+
+    good: list[int]
+    faults: list[str]
+    statistics: list[TruthStatistics]
 
 
 def read_mixdata(mixdata_path: PathLike) -> list[TrainingSet]:
@@ -66,28 +101,96 @@ def read_mixdata(mixdata_path: PathLike) -> list[TrainingSet]:
     except ValueError as error:
         raise DataError(f"{mixdata_path}: expected JSON: {error}") from error
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-        raise DataError(f'{mixdata_path}: expected an object of the tables "img", "depth" and optionally "invalid"')
-    unknown = sorted(set(tables) - {"img", "depth", "invalid"})
+        raise DataError(
+            f'{mixdata_path}: expected an object of the tables "img", "depth" and optionally "kind" and "invalid"'
+        )
+    unknown = sorted(set(tables) - {"img", "depth", "kind", "invalid"})
     if unknown:
-        raise DataError(f'{mixdata_path}: unknown key "{unknown[0]}"; expected "img", "depth", "invalid"')
-    images, depths, invalid = (tables.get(key, {}) for key in ("img", "depth", "invalid"))
+        raise DataError(f'{mixdata_path}: unknown key "{unknown[0]}"; expected "img", "depth", "kind", "invalid"')
+    images, depths, kinds, invalid = (tables.get(key, {}) for key in ("img", "depth", "kind", "invalid"))
 
     def check(is_right: bool, key: str, name: str, expected: str, found: object) -> None:
         if not is_right:
             raise DataError(f'{mixdata_path}: "{key}"."{name}": expected {expected}, found {found!r}')
 
     sets = []
-    for name in sorted({*images, *depths, *invalid}):
+    for name in sorted({*images, *depths, *kinds, *invalid}):
         for key, table in (("img", images), ("depth", depths)):
             is_glob = isinstance(table.get(name), str) and table[name].startswith("/")
             check(is_glob, key, name, 'a glob that starts with "/"', table.get(name))
-        value = invalid.get(name)
-        is_grey = name not in invalid or (type(value) is int and 0 <= value <= 65535)
-        check(is_grey, "invalid", name, "a whole number from 0 to 65535", value)
-        sets.append(TrainingSet(name, images[name], depths[name], value))
+        kind, value = kinds.get(name, INVERSE_DEPTH), invalid.get(name)
+        check(kind in KINDS, "kind", name, f"one of {', '.join(KINDS)}", kind)
+        check(name not in invalid or _is_float32(value), "invalid", name, "a finite number", value)
+        sets.append(TrainingSet(name, images[name], depths[name], kind, value))
     if not sets:
         raise DataError(f'{mixdata_path}: "img" and "depth" name no set; expected tables of globs')
     return sets
+
+
+def _is_float32(value: object) -> bool:
+    """Tells whether JSON holds a number that a ground truth may hold: JSON knows NaN, infinity and any size."""
+    return type(value) in (int, float) and abs(value) <= np.finfo(np.float32).max
+
+
+def find_files(data_root: PathLike, pattern: str) -> dict[str, str]:
+    """Lists the files that a glob under a data root matches, with their pairing keys.
+
+    Hidden files and folders are left out, as by every glob, and links to folders are followed.
+
+    Args:
+        data_root: Folder that the glob starts from; wildcards in its name mean themselves.
+        pattern: The glob, with a leading ``/``; ``**`` stands for zero or more folders.
+
+    Returns:
+        Path -> what the wildcards stand for: of each component that has wildcards the part from the first to the last
+        of them, joined by ``/``. The suffix of the file's name never counts.
+    """
+    components = [component for component in pattern.split("/") if component]
+    if not components:
+        return {}
+    *folders, last = components
+    if last == "**":  # all files below
+        folders, last = [*folders, "**"], "*"
+    found = {str(data_root).rstrip("/"): ""}
+    for component in folders:
+        found = {path: key for path, key in _step(found, component) if os.path.isdir(path)}
+    return {path: key for path, key in _step(found, last, is_last=True) if os.path.isfile(path)}
+
+
+def _step(found: Mapping[str, str], component: str, is_last: bool = False) -> Iterator[tuple[str, str]]:
+    """Goes one component further down from the folders found, with their keys, so far."""
+    wildcards = list(_WILDCARD.finditer(component))
+    for folder, key in found.items():
+        if component == "**":
+            for path in _folders_below(folder):
+                yield path, "/".join(filter(None, (key, path[len(folder) + 1 :])))
+        elif not wildcards:
+            yield f"{folder}/{component}", key
+        else:
+            for path in sorted(glob.glob(f"{glob.escape(folder)}/{component}")):
+                name = path[len(folder) + 1 :]
+                end = len(name) - (len(component) - wildcards[-1].end())
+                if is_last:
+                    end = min(end, len(Path(name).stem))
+                yield path, "/".join(filter(None, (key, name[wildcards[0].start() : end])))
+
+
+def _folders_below(top: str) -> list[str]:
+    """Lists a folder and all folders below it, each once, so that links that lead in a circle come to an end.
+
+    Where a folder can be reached by links and without them, the way without them counts.
+    """
+    seen, found, folders, links = set(), [], [top], []
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        found.append(folder)
+        for path in sorted(glob.glob(f"{glob.escape(folder)}/*/"), reverse=True):
+            (links if os.path.islink(path[:-1]) else folders).append(path[:-1])
+    return found
 
 
 def list_pairs(data_root: PathLike, mixdata_path: PathLike) -> tuple[list[Pair], list[str]]:
@@ -98,110 +201,174 @@ def list_pairs(data_root: PathLike, mixdata_path: PathLike) -> tuple[list[Pair],
         mixdata_path: The mixdata.json.
 
     Returns:
-        The pairs, sorted by set and file name so that the order does not depend on the machine, and one line for
+        The pairs, sorted by set and pairing key so that the order does not depend on the machine, and one line for
         every file that has no partner or more than one.
 
     Raises:
         DataError: mixdata.json is missing or malformed, or one of its globs matches nothing.
     """
     pairs, faults = [], []
-    for name, image_glob, depth_glob, invalid in read_mixdata(mixdata_path):
-        images, depths = (_files_by_stem(data_root, pattern, mixdata_path) for pattern in (image_glob, depth_glob))
-        for stem in sorted({*images, *depths}):
-            if len(images[stem]) == len(depths[stem]) == 1:
-                pairs.append(Pair(name, images[stem][0], depths[stem][0], invalid))
-            elif images[stem] and depths[stem]:
-                first, *others = images[stem] + depths[stem]
-                faults.append(f"{first}: ambiguous name, shared by {', '.join(others)}")
-            faults += [
-                f"{path}: no ground truth {stem}.* matches {depth_glob}" for path in images[stem] if not depths[stem]
-            ]
-            faults += [f"{path}: no image {stem}.* matches {image_glob}" for path in depths[stem] if not images[stem]]
+    for entry in read_mixdata(mixdata_path):
+        images, depths = (_files_by_key(data_root, glob_, mixdata_path) for glob_ in (entry.images, entry.depths))
+        for key in sorted({*images, *depths}):
+            if len(images[key]) == len(depths[key]) == 1:
+                pairs.append(Pair(entry.name, key, images[key][0], depths[key][0], entry.kind, entry.invalid))
+            elif images[key] and depths[key]:
+                first, *others = images[key] + depths[key]
+                faults.append(f'{first}: ambiguous name "{key}", shared by {", ".join(others)}')
+            elif images[key]:
+                faults += [f'{path}: no ground truth of "{key}" matches {entry.depths}' for path in images[key]]
+            else:
+                faults += [f'{path}: no image of "{key}" matches {entry.images}' for path in depths[key]]
     return pairs, faults
 
 
-def _files_by_stem(data_root: PathLike, pattern: str, mixdata_path: PathLike) -> dict[str, list[str]]:
-    full_pattern = glob.escape(str(data_root).rstrip("/")) + pattern
-    by_stem = defaultdict(list)
-    for path in sorted(filter(os.path.isfile, glob.glob(full_pattern))):
-        by_stem[Path(path).stem].append(path)
-    if not by_stem:
+def _files_by_key(data_root: PathLike, pattern: str, mixdata_path: PathLike) -> dict[str, list[str]]:
+    by_key = defaultdict(list)
+    for path, key in sorted(find_files(data_root, pattern).items()):
+        by_key[key].append(path)
+    if not by_key:
         raise DataError(
-            f"{mixdata_path}: no file matches {full_pattern}; preprocess/readme.md says how to get the data"
+            f"{mixdata_path}: no file matches {str(data_root).rstrip('/')}{pattern};"
+            " preprocess/readme.md says how to get the data"
         )
-    return by_stem
+    return by_key
 
 
-def check_pairs(
-    pairs: Sequence[Pair], workers: int, verdicts_path: Optional[PathLike] = None
-) -> tuple[list[Pair], list[str]]:
+def check_pairs(pairs: Sequence[Pair], workers: int, verdicts_path: Optional[PathLike] = None) -> CheckedPairs:
     """Decodes every pair once, so that a bad file is found before the training and not in the middle of it.
 
     Picture and ground truth may differ in size, since both are resized, but not in shape: an aspect ratio that is off
-    by more than 10 % means that they do not show the same view (typically a picture rotated by its EXIF tag).
+    by more than 10 % means that they do not show the same view (typically a picture that was turned after the fact).
 
     Args:
         pairs: What to check.
         workers: Number of threads.
-        verdicts_path: A file that remembers the pairs found good, by path, size and time of change, so that the next
-            start need not decode them again. None: check everything.
-
-    Returns:
-        The good pairs, in order, and one line for every bad one.
+        verdicts_path: A file that remembers the pairs found good, by path, size and time of change, kind and invalid
+            value, so that the next start need not decode them again. None: check everything.
     """
     use_one_opencv_thread()
     known = _read_verdicts(verdicts_path)
     prints = [_fingerprint(pair) for pair in pairs]
-    open_pairs = [pair for pair, fingerprint in zip(pairs, prints) if fingerprint not in known]
-    fault_of = {}
-    if open_pairs:
+    waiting = [index for index, fingerprint in enumerate(prints) if fingerprint not in known]
+    results = {index: known[fingerprint] for index, fingerprint in enumerate(prints) if fingerprint in known}
+    if waiting:
         pool = ThreadPoolExecutor(workers)
         try:
-            with Progress(len(open_pairs), "Checking training data", "pairs") as progress:
-                for pair, fault in zip(open_pairs, pool.map(_find_fault, open_pairs)):
+            with Progress(len(waiting), "Checking training data", "pairs") as progress:
+                for index, result in zip(waiting, pool.map(_examine, [pairs[index] for index in waiting])):
                     progress.update()
-                    if fault is not None:
-                        fault_of[pair] = fault
+                    results[index] = result
         finally:
             pool.shutdown(cancel_futures=True)  # an interrupt need not wait for the rest
-    good = [pair for pair in pairs if pair not in fault_of]
-    if verdicts_path is not None and open_pairs:
-        verdicts = [fingerprint for pair, fingerprint in zip(pairs, prints) if pair not in fault_of]
-        write_text(verdicts_path, json.dumps(verdicts, indent=0))
-    return good, list(fault_of.values())
+    good = [index for index in range(len(pairs)) if isinstance(results[index], TruthStatistics)]
+    if verdicts_path is not None and waiting:
+        verdicts = {"version": _VERDICTS_VERSION, "pairs": {prints[index]: results[index] for index in good}}
+        with contextlib.suppress(OSError):  # where it cannot be kept, the next start decodes again
+            write_text(verdicts_path, json.dumps(verdicts))
+    faults = [results[index] for index in range(len(pairs)) if isinstance(results[index], str)]
+    return CheckedPairs(good, faults, [results[index] for index in good])
+
+
+def verdicts_path(data_root: PathLike, mixdata_path: PathLike) -> Path:
+    """Returns the file under ``output/checked_data`` that remembers what was found good in a data folder."""
+    places = [os.path.abspath(data_root), os.path.abspath(mixdata_path)]
+    digest = hashlib.sha256(os.fsencode("\0".join(places)))
+    return _VERDICTS_FOLDER / f"{digest.hexdigest()[:16]}.json"
 
 
 def _fingerprint(pair: Pair) -> str:
-    """Identifies the present contents of a pair without reading it."""
-    parts = []
+    """Identifies the present contents of a pair, and what they are taken for, without reading it."""
+    parts = [pair.kind, str(pair.invalid)]
     for path in (pair.image_path, pair.depth_path):
         stamp = size_and_time(path)
         parts.append(f"{os.path.abspath(path)}|{stamp[0]}|{stamp[1]}" if stamp else f"{path}|gone")
     return "|".join(parts)
 
 
-def _read_verdicts(path: Optional[PathLike]) -> frozenset:
-    """Reads the fingerprints of good pairs; whatever is wrong with that file only costs another check."""
+def _read_verdicts(path: Optional[PathLike]) -> dict[str, TruthStatistics]:
+    """Reads what is known of good pairs, by fingerprint; whatever is wrong with that file only costs another check."""
     try:
-        return frozenset(json.loads(Path(path).read_text(encoding="utf-8"))) if path is not None else frozenset()
-    except (OSError, ValueError, TypeError):
-        return frozenset()
+        verdicts = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
+        if verdicts.get("version") != _VERDICTS_VERSION:
+            return {}
+        return {fingerprint: TruthStatistics(*figures) for fingerprint, figures in verdicts["pairs"].items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return {}
 
 
-def _find_fault(pair: Pair) -> Optional[str]:
-    """Decodes a pair and says what is wrong with it, or None."""
+def _examine(pair: Pair) -> Union[TruthStatistics, str]:
+    """Decodes a pair; returns the figures of its ground truth, or what is wrong with it."""
     try:
-        height, width = read_image(pair.image_path).shape[:2]
-        depth_height, depth_width = read_gray(pair.depth_path).shape
+        height, width = read_image(pair.image_path, exif_rotation=False).shape[:2]
+        truth = read_truth(pair.depth_path)
     except DataError as error:
         return str(error)
-    change = (width * depth_height) / (height * depth_width)
+    truth_height, truth_width = truth.shape
+    change = (width * truth_height) / (height * truth_width)
     if max(change, 1 / change) > _MAX_ASPECT_CHANGE:
         return (
-            f"{pair.depth_path}: expected the view of {pair.image_path} ({width} x {height}),"
-            f" found another aspect ratio ({depth_width} x {depth_height})"
+            f"{pair.depth_path}: expected the view of {pair.image_path} as stored ({width} x {height}),"
+            f" found another aspect ratio ({truth_width} x {truth_height})"
         )
-    return None
+    statistics = measure_truth(truth, pair.kind, pair.invalid)
+    # Which side is up is uncertain where the picture is to be turned: some programs turn the pixels and keep the tag.
+    is_turned = read_orientation(pair.image_path) > 2  # 2: mirrored
+    return statistics._replace(upright=None) if is_turned else statistics
+
+
+def good_pairs(
+    pairs: Sequence[Pair], unpaired: Sequence[str], checked: CheckedPairs, mixdata_path: PathLike, skip_bad: bool
+) -> list[Pair]:
+    """Returns the pairs to train on.
+
+    Args:
+        pairs: All pairs, and
+        unpaired: the faults beside them, of ``list_pairs``.
+        checked: What ``check_pairs`` has found.
+        mixdata_path: The mixdata.json.
+        skip_bad: Leave bad samples out instead of refusing them all.
+
+    Raises:
+        DataError: Samples are bad and ``skip_bad`` is off (the text names them all, a line each), or none is left.
+    """
+    good = [pairs[index] for index in checked.good]
+    faults = [*unpaired, *checked.faults]
+    if faults and not (skip_bad and good):
+        raise DataError(
+            "\n  ".join([f"{mixdata_path}: {len(faults)} bad training samples ({len(good)} good ones):", *faults])
+        )
+    return good
+
+
+def describe_sets(pairs: Sequence[Pair], checked: CheckedPairs) -> list[str]:
+    """Returns a line on each set: number, type, range, valid share and kind of its ground truth, which part is nearer.
+
+    Args:
+        pairs: All pairs.
+        checked: What ``check_pairs`` has found in them, or in some of them, with the indices of ``pairs``.
+    """
+    listed = Counter(pair.dataset for pair in pairs)
+    kinds = {pair.dataset: pair.kind for pair in pairs}
+    read = _by_set(pairs, checked)
+    return [describe_set(name, kinds[name], count, read[name]) for name, count in listed.items()]
+
+
+def warnings_of(pairs: Sequence[Pair], checked: CheckedPairs) -> list[str]:
+    """Returns a line for everything in the sets that suggests a wrong entry of mixdata.json, with the right one.
+
+    The arguments are those of ``describe_sets``.
+    """
+    settings = {pair.dataset: (pair.kind, pair.invalid) for pair in pairs}
+    read = _by_set(pairs, checked)
+    return [line for name, facts in settings.items() for line in warnings_of_set(name, *facts, read[name])]
+
+
+def _by_set(pairs: Sequence[Pair], checked: CheckedPairs) -> dict[str, list[TruthStatistics]]:
+    by_set = defaultdict(list)
+    for index, statistics in zip(checked.good, checked.statistics):
+        by_set[pairs[index].dataset].append(statistics)
+    return by_set
 
 
 def training_pairs(
@@ -224,14 +391,8 @@ def training_pairs(
         The good pairs, and one line for every sample that was left out.
 
     Raises:
-        DataError: mixdata.json is at fault; or samples are and ``skip_bad`` is off (the text names them all, a
-            line each); or no sample is left.
+        DataError: mixdata.json is at fault, or ``good_pairs`` refuses the samples.
     """
     pairs, unpaired = list_pairs(data_root, mixdata_path)
-    good, unreadable = check_pairs(pairs, workers, verdicts_path)
-    faults = unpaired + unreadable
-    if faults and not (skip_bad and good):
-        raise DataError(
-            "\n  ".join([f"{mixdata_path}: {len(faults)} bad training samples ({len(good)} good ones):", *faults])
-        )
-    return good, faults
+    checked = check_pairs(pairs, workers, verdicts_path)
+    return good_pairs(pairs, unpaired, checked, mixdata_path, skip_bad), unpaired + checked.faults

@@ -1,0 +1,175 @@
+"""What the ground truth of a training set looks like, and what about it suggests a wrong entry in mixdata.json.
+
+Nothing here is an error: a set may look unusual and be right. Thresholds are chosen so that real data with the right
+entries (indoor and outdoor photographs, stereo, lidar) gives no warning.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from src.utils.truth import DEPTH, INVERSE_DEPTH, NEGATIVE_DISPARITY, Invalid, inverse_depth_of, valid_pixels
+
+# Orientation of one picture: the upper and the lower third of the valid pixels are compared by their means. (Thirds of
+# the picture would not do: a lidar sees next to nothing in the upper one.) A handful of pixels says nothing, nor does a
+# difference far below the spread of the picture. Real pictures have 0.3 to 2.2 deviations, the rendered ones 0.3 to 2.
+_LEAST_PIXELS = 150
+_LEAST_DIFFERENCE = 0.25  # in standard deviations
+_ENOUGH_COLUMNS = 160  # to compare rows by; with all of them a check would take 1.7 times as long
+# Orientation of a set: a photograph from a high window or of a shelf may be the other way round, two thirds are not.
+_LEAST_DECIDED = 3
+_UPSIDE_DOWN = 2 / 3
+# Depth in millimetres ends between 0.3 and 20 m in most pictures. So may 16-bit disparity; its pictures are upright.
+_MILLIMETRES = (300, 20000)
+# Sensors and stereo leave several per cent of each picture without ground truth. Without such holes the smallest and
+# the largest value belong to few pixels in at least every other picture.
+_MANY = 0.05
+# The sparsest useful ground truth, a projected point cloud, covers several pixels in a thousand, lidar 1 to 5 %.
+_FEW = 0.001
+_EMPTY_PICTURES = 0.1
+_TYPE_NAMES = {"uint8": "8 bit", "uint16": "16 bit", "float32": "float"}
+
+
+class TruthStatistics(NamedTuple):
+    """One ground truth in figures.
+
+    Attributes:
+        dtype: ``"uint8"``, ``"uint16"`` or ``"float32"``.
+        low: The smallest valid value as stored; None if none is valid.
+        high: The largest.
+        valid: Share of the pixels that are valid, 0..1.
+        zeros: Share of the pixels that hold 0.
+        tops: Share of the pixels that hold 255 (8 bits) or 65535 (16 bits).
+        upright: Whether the lower part of the picture is nearer than the upper; None: undecided.
+    """
+
+    dtype: str
+    low: Optional[float]
+    high: Optional[float]
+    valid: float
+    zeros: float
+    tops: float
+    upright: Optional[bool]
+
+
+def measure_truth(stored: np.ndarray, kind: str, invalid: Invalid) -> TruthStatistics:
+    """Measures a ground truth, whose first row is taken for the upper edge of the picture.
+
+    Args:
+        stored: uint8, uint16 or float32 (H, W), as stored.
+        kind: One of ``truth.KINDS``.
+        invalid: The value that means "no ground truth", if there is one.
+    """
+    values = stored[valid_pixels(stored, kind, invalid)]
+    low, high = (values.min().item(), values.max().item()) if values.size else (None, None)
+    tops = np.count_nonzero(stored == np.iinfo(stored.dtype).max) if stored.dtype.kind == "u" else 0
+    shares = [count / stored.size for count in (values.size, np.count_nonzero(stored == 0), tops)]
+    some = stored[:, :: max(1, stored.shape[1] // _ENOUGH_COLUMNS)]
+    return TruthStatistics(
+        str(stored.dtype), low, high, *shares, lower_is_nearer(*inverse_depth_of(some, kind, invalid))
+    )
+
+
+def lower_is_nearer(inverse_depth: np.ndarray, valid: np.ndarray) -> Optional[bool]:
+    """Compares the lower third of the valid pixels with the upper: in most photographs it is the nearer one.
+
+    Args:
+        inverse_depth: Float (H, W), larger is nearer.
+        valid: bool (H, W).
+
+    Returns:
+        None if there are too few pixels, or the means are too close to tell.
+    """
+    above = np.cumsum(valid.sum(axis=1))  # valid pixels down to each row
+    if above[-1] < _LEAST_PIXELS:
+        return None
+    first, last = np.searchsorted(above, (above[-1] / 3, above[-1] * 2 / 3))  # the rows where the thirds meet
+    upper, lower = (inverse_depth[rows][valid[rows]] for rows in (slice(first + 1), slice(last, None)))
+    difference = lower.mean(dtype=np.float64) - upper.mean(dtype=np.float64)
+    if abs(difference) <= _LEAST_DIFFERENCE * inverse_depth[valid].std(dtype=np.float64):
+        return None
+    return bool(difference > 0)
+
+
+def describe_set(name: str, kind: str, listed: int, read: Sequence[TruthStatistics]) -> str:
+    """Returns a line on a set.
+
+    Args:
+        name: Its name in mixdata.json.
+        kind: Its kind.
+        listed: How many pairs it has.
+        read: The statistics of those that have been read.
+    """
+    head = f"{name}: {listed} pairs" + (f" ({len(read)} read)" if len(read) < listed else "")
+    if not read:
+        return head
+    types = " and ".join(sorted({_TYPE_NAMES[one.dtype] for one in read}))
+    lows, highs = ([value for value in column if value is not None] for column in zip(*((s.low, s.high) for s in read)))
+    span = f"{min(lows):g}..{max(highs):g}" if lows else "no value"
+    line = f"{head}, {types}, {span}, {100 * np.mean([one.valid for one in read]):.3g} % valid, {kind}"
+    decided = [one.upright for one in read if one.upright is not None]
+    if decided:
+        line += f"; the lower part is nearer in {sum(decided)} of {len(decided)} pictures"
+    return line
+
+
+def warnings_of_set(name: str, kind: str, invalid: Invalid, read: Sequence[TruthStatistics]) -> list[str]:
+    """Returns a line for each thing that suggests a wrong entry of mixdata.json, with the entry to write instead.
+
+    Args:
+        name: The set's name in mixdata.json.
+        kind: Its kind.
+        invalid: Its value for "no ground truth".
+        read: Statistics of its pairs, or of some of them.
+    """
+    if not read:
+        return []
+    warnings = []
+    reason, right_kind = _kind_doubt(kind, read)
+    if reason:
+        warnings.append(f"{name}: {reason}; probably {_entry('kind', name, right_kind)}")
+    if invalid is None:
+        zeros, tops = (np.median(shares) for shares in zip(*((one.zeros, one.tops) for one in read)))
+        top = 255 if read[0].dtype == "uint8" else 65535
+        for value, share in ((0, zeros), (top, tops)):
+            if share > _MANY and not (value == 0 and right_kind == DEPTH):  # depth of 0 never counts
+                warnings.append(
+                    f"{name}: half of the pictures hold {value} on {100 * share:.0f} % of their pixels or more;"
+                    f" if that means no ground truth: {_entry('invalid', name, value)}"
+                )
+    empty = sum(one.valid < _FEW for one in read)
+    if empty > _EMPTY_PICTURES * len(read):
+        entry = _entry("kind", name, kind) if invalid is None else _entry("invalid", name, invalid)
+        warnings.append(f"{name}: {empty} of {len(read)} pictures have hardly a valid pixel with {entry}")
+    return warnings
+
+
+def _kind_doubt(kind: str, read: Sequence[TruthStatistics]) -> tuple[str, str]:
+    """Says why the kind of a set is probably another and which, or returns "" and the kind."""
+    decided = [one.upright for one in read if one.upright is not None]
+    inverted = decided.count(False)
+    is_inverted = len(decided) >= _LEAST_DECIDED and inverted > _UPSIDE_DOWN * len(decided)
+    is_upright = len(decided) >= _LEAST_DECIDED and not is_inverted
+    if kind != DEPTH and _is_in_millimetres(read) and not (kind == INVERSE_DEPTH and is_upright):
+        return "16-bit values that look like depth, for example in millimetres", DEPTH
+    if not is_inverted:
+        return "", kind
+    opposite = NEGATIVE_DISPARITY if read[0].dtype == "uint8" else DEPTH
+    reason = f"in {inverted} of {len(decided)} pictures the upper part is nearer; in most photographs the lower part is"
+    return reason, opposite if kind == INVERSE_DEPTH else INVERSE_DEPTH
+
+
+def _is_in_millimetres(read: Sequence[TruthStatistics]) -> bool:
+    highs = [one.high for one in read if one.high is not None]
+    return (
+        bool(highs)
+        and all(one.dtype == "uint16" for one in read)
+        and _MILLIMETRES[0] <= np.median(highs) <= _MILLIMETRES[1]
+    )
+
+
+def _entry(key: str, name: str, value: object) -> str:
+    """Returns an entry of mixdata.json as it is to be written."""
+    return f'"{key}": {json.dumps({name: value}, ensure_ascii=False)}'

@@ -1,0 +1,114 @@
+"""From stored ground truth to the target of the training: every kind in every type of file, by hand."""
+
+import cv2
+import numpy as np
+import pytest
+from training_data import write_truth
+
+from src.util import read_truth
+from src.utils.truth import inverse_depth_of, inverse_depth_range
+
+NAN, INF = np.nan, np.inf
+TYPES = [
+    ("x.png", np.uint8),
+    ("x.png", np.uint16),
+    ("x.npy", np.float32),
+    ("x.pfm", np.float32),
+    ("x.tiff", np.float32),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype"), TYPES)
+@pytest.mark.parametrize(
+    ("kind", "bits8", "others"),
+    [
+        # 7 is invalid. The others, 10, 20, 40, stay, or go to 0, 255 * 10 / 30, 255.
+        ("inverse_depth", [10, 20, 40], [0, 85, 255]),
+        # 255 - v; or 255 * (40 - v) / 30.
+        ("negative_disparity", [245, 235, 215], [255, 170, 0]),
+        # 1/10, 1/20, 1/40 are 4, 2, 1 fortieths; 255 * (n - 1) / 3.
+        ("depth", [255, 85, 0], [255, 85, 0]),
+    ],
+)
+def test_every_kind_in_every_type_of_file(tmp_path, name, dtype, kind, bits8, others):
+    write_truth(tmp_path / name, np.array([[10, 7], [20, 40]], dtype))
+    stored = read_truth(tmp_path / name)
+    assert stored.dtype == dtype
+    target, valid = inverse_depth_of(stored, kind, 7)
+    assert (target.dtype, valid.dtype) == (np.float32, bool)
+    np.testing.assert_array_equal(valid, [[True, False], [True, True]])
+    first, second, third = bits8 if dtype == np.uint8 else others
+    np.testing.assert_allclose(target, [[first, 0], [second, third]], rtol=1e-6)
+
+
+def test_values_that_are_never_valid():
+    stored = np.array([[NAN, INF, -INF, -2, 0, 2, 4]], np.float32)
+    _, valid = inverse_depth_of(stored, "depth", None)
+    assert valid.tolist() == [[False] * 5 + [True] * 2]
+    target, valid = inverse_depth_of(stored, "inverse_depth", 4)
+    assert valid.tolist() == [[False] * 3 + [True] * 3 + [False]]
+    assert target.tolist() == [[0, 0, 0, 0, 127.5, 255, 0]]  # -2 .. 2
+    _, valid = inverse_depth_of(np.array([[0, 1]], np.uint16), "depth", 65535)
+    assert valid.tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("invalid", [-1, 256, 70000, 0.5, -3.4028234663852886e38, 10**38])
+def test_invalid_values_that_the_type_cannot_hold_match_nothing(invalid):
+    for dtype in (np.uint8, np.uint16):
+        if invalid == 256 and dtype == np.uint16:
+            continue
+        _, valid = inverse_depth_of(np.array([[0, 255, 1]], dtype), "inverse_depth", invalid)
+        assert valid.all()
+
+
+def test_invalid_value_of_float_files():
+    stored = np.array([[1e38, 255, 1]], np.float32)
+    assert inverse_depth_of(stored, "inverse_depth", 10**38)[1].tolist() == [[False, True, True]]
+    assert inverse_depth_of(stored, "inverse_depth", 255)[1].tolist() == [[True, False, True]]
+    stored = np.array([[0.1, -3.4028234663852886e38, 1, 3]], np.float32)
+    assert inverse_depth_of(stored, "inverse_depth", 0.1)[1].tolist() == [[False, True, True, True]]
+    target, valid = inverse_depth_of(stored, "inverse_depth", -3.4028234663852886e38)
+    assert valid.tolist() == [[True, False, True, True]]
+    np.testing.assert_allclose(target, [[0, 0, 255 * 0.9 / 2.9, 255]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["inverse_depth", "negative_disparity", "depth"])
+def test_constant_and_empty_ground_truth_is_zero(kind):
+    for values in ([5, 5, 5], [5, 9, 9], [9, 9, 9]):
+        target, valid = inverse_depth_of(np.array([values], np.uint16), kind, 9)
+        assert valid.tolist() == [[value != 9 for value in values]]
+        assert not target.any()
+
+
+def test_extreme_depths_stay_finite():
+    tiny = np.nextafter(np.float32(0), np.float32(1))
+    with np.errstate(all="raise"):
+        target, _ = inverse_depth_of(np.array([[tiny, 1, 3e38]], np.float32), "depth", None)
+    np.testing.assert_allclose(target, [[255, 0, 0]], rtol=0, atol=1e-30)
+    target, _ = inverse_depth_of(np.array([[-3e38, 0, 3e38]], np.float32), "inverse_depth", None)
+    assert target.tolist() == [[0, 127.5, 255]]
+
+
+def test_part_of_an_image_goes_by_the_limits_of_the_whole():
+    stored = np.array([[1, 2, 4, 8]], np.uint16)
+    limits = inverse_depth_range(stored, "depth", 1)
+    assert limits == (1 / 8, 1 / 2)
+    target, valid = inverse_depth_of(stored[:, :3], "depth", 1, limits)
+    np.testing.assert_allclose(target, [[0, 255, 85]], rtol=1e-6)  # (1/4 - 1/8) / (1/2 - 1/8) = 1/3
+    assert valid.tolist() == [[False, True, True]]
+    assert inverse_depth_range(stored.astype(np.uint8), "negative_disparity", 1) is None  # keeps its units
+    assert inverse_depth_range(stored.astype(np.uint8), "depth", None) == (1 / 8, 1)
+    assert inverse_depth_range(stored * 0, "depth", None) is None
+
+
+def test_a_set_of_16_bits_spans_what_a_set_of_8_bits_spans():
+    """The gradients of the loss go with the range of the target: neither set may silence the other."""
+    ramp = np.linspace(0, 1, 60).reshape(6, 10)
+    bits8 = inverse_depth_of(np.rint(255 * ramp).astype(np.uint8), "inverse_depth", None)[0]
+    bits16 = inverse_depth_of(np.rint(65535 * ramp).astype(np.uint16), "inverse_depth", None)[0]
+    np.testing.assert_allclose(bits16, bits8, rtol=0, atol=0.51)
+    for target in (bits8, bits16):
+        assert (target.min(), target.max()) == (0, 255)
+    assert np.abs(cv2.Sobel(bits16, -1, 1, 0)).sum() == pytest.approx(
+        np.abs(cv2.Sobel(bits8, -1, 1, 0)).sum(), rel=0.02
+    )

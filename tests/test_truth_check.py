@@ -1,0 +1,133 @@
+"""What is said of a set's ground truth, and when it is warned of."""
+
+import numpy as np
+import pytest
+
+from src.utils.truth_check import TruthStatistics, describe_set, lower_is_nearer, measure_truth, warnings_of_set
+
+RAMP = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[:, None], 80, axis=1)  # 60 x 80; 0 in the first row, 236 last
+
+
+def figures(dtype="uint8", low=0, high=254, valid=0.9, zeros=0.001, tops=0.001, upright=True):
+    return TruthStatistics(dtype, low, high, valid, zeros, tops, upright)
+
+
+def test_figures_of_one_ground_truth():
+    stored = RAMP.copy()
+    stored[:, :8] = 255  # a tenth
+    share = 0.9 / 60  # of each row, and so of the zeros
+    assert measure_truth(stored, "inverse_depth", 255) == ("uint8", 0, 236, 0.9, pytest.approx(share), 0.1, True)
+    assert measure_truth(stored, "negative_disparity", 255).upright is False
+    as_depth = measure_truth(stored.astype(np.uint16) * 10, "depth", 2550)
+    assert as_depth == ("uint16", 40, 2360, pytest.approx(0.9 - share), pytest.approx(share), 0, False)
+    as_float = measure_truth(np.where(stored == 255, np.nan, stored).astype(np.float32), "inverse_depth", None)
+    assert as_float == ("float32", 0, 236, 0.9, pytest.approx(share), 0, True)
+    assert measure_truth(np.zeros((9, 9), np.uint16), "depth", None) == ("uint16", None, None, 0, 1, 0, None)
+
+
+def test_orientation_is_undecided_where_it_cannot_be_told():
+    ramp, valid = RAMP.astype(np.float32), np.ones(RAMP.shape, bool)
+    assert lower_is_nearer(ramp, valid) is True
+    assert lower_is_nearer(ramp[::-1], valid) is False
+    assert lower_is_nearer(ramp.T, valid.T) is None  # from left to right
+    assert lower_is_nearer(ramp * 0, valid) is None
+    lidar = valid.copy()
+    lidar[:40] = False  # the ramp below is still a ramp
+    assert lower_is_nearer(ramp, lidar) is True
+    few = np.zeros_like(valid)
+    few[20:40, :7] = True  # 140 pixels
+    assert lower_is_nearer(ramp, few) is None
+    few[20:40, 7] = True
+    assert lower_is_nearer(ramp, few) is True
+    one_row = np.zeros_like(valid)
+    one_row[30] = True
+    assert lower_is_nearer(np.tile(ramp.T[:1], (60, 2))[:, :80], one_row) is None
+    noise = np.random.default_rng(0).normal(size=RAMP.shape)
+    tilt = np.linspace(-0.5, 0.5, 60)[:, None]  # the means of the thirds differ by 2/3 of the tilt
+    assert lower_is_nearer(noise + 0.15 * tilt, valid) is None
+    assert lower_is_nearer(noise + 0.6 * tilt, valid) is True
+
+
+def test_summary_of_a_set():
+    read = [figures(valid=0.9), figures(low=3, valid=0.92, upright=False), figures(low=None, high=None, upright=None)]
+    assert describe_set("RW", "negative_disparity", 3, read) == (
+        "RW: 3 pairs, 8 bit, 0..254, 90.7 % valid, negative_disparity; the lower part is nearer in 1 of 2 pictures"
+    )
+    mixed = [figures("uint16", 300, 9000, upright=None), figures("float32", 0.25, 80, upright=None)]
+    assert (
+        describe_set("P", "depth", 9, mixed) == "P: 9 pairs (2 read), 16 bit and float, 0.25..9000, 90 % valid, depth"
+    )
+    assert describe_set("P", "depth", 9, [figures(low=None, high=None, valid=0, upright=None)]) == (
+        "P: 9 pairs (1 read), 8 bit, no value, 0 % valid, depth"
+    )
+    assert describe_set("P", "depth", 2, []) == "P: 2 pairs (0 read)"
+
+
+def warned(kind, invalid, *read):
+    return warnings_of_set("A", kind, invalid, list(read))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "right"),
+    [
+        ("inverse_depth", "uint8", "negative_disparity"),
+        ("inverse_depth", "uint16", "depth"),
+        ("inverse_depth", "float32", "depth"),
+        ("negative_disparity", "uint8", "inverse_depth"),
+        ("depth", "uint16", "inverse_depth"),
+    ],
+)
+def test_a_set_that_is_upside_down(kind, dtype, right):
+    inverted, upright, undecided = (figures(dtype, high=50000, upright=answer) for answer in (False, True, None))
+    (line,) = warned(kind, 0, *[inverted] * 7, upright, undecided)
+    assert line == (
+        "A: in 7 of 8 pictures the upper part is nearer; in most photographs the lower part is;"
+        f' probably "kind": {{"A": "{right}"}}'
+    )
+    assert warned(kind, 0, *[inverted] * 2, *[undecided] * 9) == []  # too few to say
+    assert warned(kind, 0, *[inverted] * 4, *[upright] * 2) == []  # two thirds are no rule
+
+
+def test_16_bit_values_that_look_like_millimetres():
+    phone = [figures("uint16", 250, high, upright=None) for high in (1200, 4000, 9000, 60000)]
+    (line,) = warned("inverse_depth", None, *phone)
+    assert line == (
+        'A: 16-bit values that look like depth, for example in millimetres; probably "kind": {"A": "depth"}'
+    )
+    assert warned("depth", None, *phone) == []
+    holes = [one._replace(zeros=0.2) for one in phone]
+    assert len(warned("inverse_depth", None, *holes)) == 1  # depth of 0 never counts: nothing to add for it
+    upright = [one._replace(upright=True) for one in phone]
+    assert warned("inverse_depth", None, *upright) == []  # disparity in small units
+    assert len(warned("negative_disparity", None, *upright)) == 1
+    scaled = [figures("uint16", 0, 65535, upright=None)] * 4
+    assert warned("inverse_depth", None, *scaled) == []
+    assert warned("inverse_depth", None, figures("uint8", 1, 200, upright=None)) == []
+
+
+@pytest.mark.parametrize(("dtype", "top"), [("uint8", 255), ("uint16", 65535)])
+def test_many_zeros_or_top_values_without_an_invalid_value(dtype, top):
+    zeros, tops, plain = figures(dtype, zeros=0.13), figures(dtype, tops=0.08), figures(dtype, 0, 65535)
+    (line,) = warned("inverse_depth", None, zeros, zeros, plain)
+    assert line == (
+        "A: half of the pictures hold 0 on 13 % of their pixels or more; if that means no ground truth:"
+        ' "invalid": {"A": 0}'
+    )
+    (line,) = warned("negative_disparity", None, tops, tops, plain)
+    assert line.endswith(
+        f'hold {top} on 8 % of their pixels or more; if that means no ground truth: "invalid": {{"A": {top}}}'
+    )
+    assert warned("depth", None, zeros) == []
+    assert warned("inverse_depth", 0, zeros, zeros._replace(tops=0.1)) == []  # what is missing is known
+    assert warned("inverse_depth", None, zeros, plain, plain) == []  # a wall far away in one picture
+
+
+def test_hardly_a_valid_pixel():
+    empty, lidar = figures(valid=0.0005), figures("uint16", 600, 20000, valid=0.04, zeros=0.96, upright=None)
+    assert warned("depth", None, *[lidar] * 5) == []
+    (line,) = warned("inverse_depth", 0, *[empty] * 2, *[figures()] * 8)
+    assert line == 'A: 2 of 10 pictures have hardly a valid pixel with "invalid": {"A": 0}'
+    (line,) = warned("depth", None, empty)
+    assert line == 'A: 1 of 1 pictures have hardly a valid pixel with "kind": {"A": "depth"}'
+    assert warned("inverse_depth", 0, empty, *[figures()] * 9) == []
+    assert warned("inverse_depth", 0) == []
