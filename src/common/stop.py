@@ -1,0 +1,103 @@
+"""Requests to stop: SIGINT (Ctrl-C) and SIGTERM (``kill``, job schedulers).
+
+The first one lets a script clean up and say what is kept. The second one ends the process at once.
+
+MindSpore answers SIGINT itself once a network has run, by sending SIGTERM to its own process: from then on, nobody can
+tell one from the other.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Callable
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest(KeyboardInterrupt):
+    """A signal that asks to stop. It is no ``Exception``: what handles faults lets it pass, ``finally`` blocks run.
+
+    Args:
+        number: The signal.
+        kept: What is kept, and how to go on; "" where nothing is.
+
+    Attributes:
+        exit_status: That of the script, as shells count: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    def __init__(self, number: int, kept: str = ""):
+        super().__init__(kept)
+        self.exit_status = 128 + number
+
+
+def raise_on_signals() -> None:
+    """Makes the first signal raise ``StopRequest`` in the main thread, and a second one end the process at once.
+
+    At once means while MindSpore compiles or computes, too, when no Python handler can run: a thread counts the bytes
+    that Python writes to a pipe for each signal. Processes that are forked off later do not take part. A signal that
+    whoever started the script has turned off (``nohup``) stays off.
+    """
+
+    def request_stop(number: int, _frame: object) -> None:
+        raise StopRequest(number)
+
+    _handle(request_stop)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_end_at_second, args=(reader,), daemon=True).start()
+    # A signal that comes to a new process before it has forgotten all this would be lost: it has to wait.
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
+
+
+@contextmanager
+def stop_between_items() -> Iterator[Callable[[str], None]]:
+    """Inside this block, the first signal raises nothing by itself: work on an item is finished.
+
+    Yields:
+        A function to be called between two items with what is kept by then. It raises ``StopRequest`` if there was a
+        signal.
+    """
+    requests: list[int] = []
+
+    def check_stop(kept: str) -> None:
+        if requests:
+            raise StopRequest(requests[0], kept)
+
+    earlier = _handle(lambda number, _frame: requests.append(number))
+    try:
+        yield check_stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _handle(handler: Callable[[int, object], None]) -> dict[int, object]:
+    """Sets the handler of both signals, but of those that are ignored; returns the earlier ones."""
+    heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
+
+
+def _end_at_second(reader: int) -> None:
+    count = 0
+    while True:
+        for number in os.read(reader, 16):
+            count += number in _SIGNALS
+            if count > 1:
+                os._exit(128 + number)
+
+
+def _hold() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _forget() -> None:
+    signal.set_wakeup_fd(-1)
+    _handle(signal.SIG_DFL)
+    _release()
