@@ -3,8 +3,11 @@
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
+
+from src.common.ahead import run_ahead, thread_pool
 
 PREAMBLE = """
 import os, signal, sys, time
@@ -151,3 +154,23 @@ run_script(main)
     process = start(repo, code)
     assert finish(process) == ("c\\udce9\n", "error: c\\udce9\n")
     assert process.returncode == 1
+
+
+def test_a_pool_that_is_left_drops_its_queue():
+    begun, go_on = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item:
+            go_on.wait(20)
+        return item
+
+    def leave():
+        with thread_pool(1) as pool:
+            assert next(run_ahead(pool, work, range(9), 5)) == 0
+            threading.Timer(0.2, go_on.set).start()  # item 1 is at work while the block ends
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leave()
+    assert begun == [0, 1]

@@ -4,6 +4,7 @@ Exit status of every script: 0 all went well, 2 wrong usage or configuration, 1 
 its input was bad and had to be left out), 130 or 143 stopped by SIGINT or SIGTERM (see ``src/common/stop.py``).
 """
 
+import io
 import sys
 from typing import Callable, Optional
 
@@ -39,7 +40,8 @@ def run_script(main: Callable[[], Optional[int]]) -> None:
         main: The script; its return value is the exit status (None means 0).
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):  # a notebook has others
+            stream.reconfigure(errors="backslashreplace")
     raise_on_signals()
     try:
         status = main()
