@@ -15,6 +15,7 @@ from src.common.device import setup_device
 from src.common.errors import DataError, UsageError, run_script
 from src.common.names import DATA_SETS
 from src.common.progress import Progress
+from src.common.stop import Requests, stop_between_items
 from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.base import DatasetMissing, EvalDataset
@@ -24,11 +25,18 @@ from src.evaluation.results import ResultFiles, content_hash
 from src.evaluation.table import format_table
 from src.inference.predictor import Predictor, load_predictor
 
-KEYS = (
-    "device_target", "device_id", "seed", "enable_compile_cache", "num_parallel_workers", *NETWORK_KEYS,
-    *PREDICTION_KEYS, "train_data_dir", "resume", "eval_protocol", *(f"datapath_{name}" for name in DATA_SETS),
-    "ann_file", "ckpt_path", "data_name", "show_published",
+# What the figures depend on: a resumed evaluation must have the same.
+FIGURE_KEYS = (*NETWORK_KEYS, *(key for key in PREDICTION_KEYS if key != "resize_method"), "eval_protocol")
+# A resumed evaluation may have others of these. Instead of device_target, ckpt_path and seed, settings_of records what
+# they lead to: the device, the content of the file, and the seed where it decides the weights. The files of a data set
+# have a fingerprint, wherever they are. Each data set has a resize_method of its own. The rest decides which sets are
+# evaluated, how fast, and where results go.
+OTHER_KEYS = (
+    "device_target", "ckpt_path", "seed", "train_data_dir", *(f"datapath_{name}" for name in DATA_SETS),
+    "resize_method", "data_name", "device_id", "enable_compile_cache", "num_parallel_workers", "ann_file", "resume",
+    "show_published",
 )  # fmt: skip
+KEYS = (*FIGURE_KEYS, *OTHER_KEYS)
 
 
 def open_datasets(config: Config) -> tuple[list[EvalDataset], dict[str, DataError]]:
@@ -69,20 +77,20 @@ def settings_of(config: Config, device_target: str) -> dict[str, Any]:
 
     return {
         "mindspore": mindspore.__version__,
-        "eval_protocol": config.eval_protocol,
-        "eval_shapes": config.eval_shapes,
         "ckpt_sha256": content_hash(config.ckpt_path) if config.ckpt_path else f"random, seed {config.seed}",
         "device_target": device_target,
-        **config.network,
-        "img_width": config.img_width,
-        "img_height": config.img_height,
-        "nm_img_mean": config.nm_img_mean,
-        "nm_img_std": config.nm_img_std,
+        **{key: getattr(config, key) for key in FIGURE_KEYS},
     }
 
 
-def evaluate_set(dataset: EvalDataset, predictor: Predictor, files: ResultFiles, workers: int) -> SetResult:
-    """Evaluates the samples of a data set that have no row yet; faulty ones are reported and left out."""
+def evaluate_set(
+    dataset: EvalDataset, predictor: Predictor, files: ResultFiles, workers: int, requests: Requests
+) -> SetResult:
+    """Evaluates the samples of a data set that have no row yet; faulty ones are reported and left out.
+
+    Raises:
+        StopRequest: There was a signal; it is looked at after each sample.
+    """
     records = files.records_of(dataset)
     if records:
         print(f"{dataset.name}: {len(records)} of {len(dataset)} images are taken from {files.details}")
@@ -104,6 +112,10 @@ def evaluate_set(dataset: EvalDataset, predictor: Predictor, files: ResultFiles,
                 files.append(outcome)
                 records.append(outcome)
             progress.update()
+            requests.check(
+                f"{len(records)} of {len(dataset)} images of {dataset.name} are kept in {files.details}; "
+                "--resume True resumes"
+            )
     return summarise(dataset, records, faulty)
 
 
@@ -121,15 +133,16 @@ def main() -> int:
     print(f"device {device.target}, eval_protocol {config.eval_protocol}")
     predictor = load_predictor(config.ckpt_path, "ckpt_path", config.network, **config.prediction)
     results = []
-    with ResultFiles(config.ann_file, settings_of(config, device.target), datasets, config.resume) as files:
+    settings = settings_of(config, device.target)
+    with stop_between_items() as requests, ResultFiles(config.ann_file, settings, datasets, config.resume) as files:
         if files.backed_up:
             copies = ", ".join(map(str, files.backed_up))
             print(f"earlier results are backed up as {copies}; --resume True resumes an interrupted evaluation")
         for dataset in datasets:
-            results.append(evaluate_set(dataset, predictor, files, config.num_parallel_workers))
+            results.append(evaluate_set(dataset, predictor, files, config.num_parallel_workers, requests))
             files.finish(results[-1])
     print(f"\n{format_table(results, config.eval_protocol, config.show_published)}")
-    for line in remarks(results, config.eval_protocol):
+    for line in remarks(results, config.eval_protocol, config.invert_output):
         print(line)
     if left_out:
         print(f"not evaluated, see above: {', '.join(left_out)}")

@@ -8,17 +8,17 @@ NAME_color.png is the same in colours.
 
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Union
 
 import numpy as np
 
-from src.common.ahead import run_ahead
+from src.common.ahead import run_ahead, thread_pool
 from src.common.compile_cache import enable_compile_cache
 from src.common.device import setup_device
 from src.common.errors import DataError, run_script
 from src.common.progress import Progress
+from src.common.stop import stop_between_items
 from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config
 from src.inference.images import find_images, name_outputs, write_results
 from src.inference.predictor import load_predictor
@@ -31,8 +31,15 @@ KEYS = (
 )  # fmt: skip
 
 
-def predict_all(config: Config, images: list[Path]) -> int:
-    """Writes the results of all images; bad ones are reported and left out. Returns how many were bad."""
+def predict_all(config: Config, images: list[Path]) -> tuple[int, list[str]]:
+    """Writes the results of all images; bad ones are reported and left out.
+
+    Returns:
+        Of how many images there are results now, and a line for each kind of fault.
+
+    Raises:
+        StopRequest: There was a signal before the last image. The maps of the images so far are complete.
+    """
     names = name_outputs(images, Path(config.output_path), config.colormap)
     predictor = load_predictor(config.model_weights, "model_weights", config.network, **config.prediction)
 
@@ -43,23 +50,33 @@ def predict_all(config: Config, images: list[Path]) -> int:
             return error
         return image.shape[:2], predictor.prepare(image)
 
-    bad = 0
+    written = unreadable = infinite = 0
     # One image is read while the network works on another.
-    with ThreadPoolExecutor(1) as reader, Progress(len(images), "midas_run") as progress:
+    with stop_between_items() as requests, thread_pool(1) as reader, Progress(len(images), "midas_run") as progress:
         for path, loaded in zip(images, run_ahead(reader, load, images, 1)):
-            try:
-                if isinstance(loaded, DataError):
-                    raise loaded
+            requests.check(
+                f"{written} of {len(images)} inverse depth maps are in {config.output_path}, the next would be that of "
+                f"{path}; the same command begins with the first again"
+            )
+            if isinstance(loaded, DataError):
+                unreadable += 1
+                progress.write(f"left out: {loaded}")
+            else:
                 size, prepared = loaded
                 inverse_depth = resize_prediction(predictor.infer(prepared), *size)
-                if not np.isfinite(inverse_depth).all():
-                    raise DataError(f"{path}: expected a finite prediction, found NaN or infinity; check the weights")
-                write_results(names[path], inverse_depth, config.colormap)
-            except DataError as error:
-                bad += 1
-                progress.write(f"left out: {error}")
+                if np.isfinite(inverse_depth).all():
+                    write_results(names[path], inverse_depth, config.colormap)
+                    written += 1
+                else:
+                    infinite += 1
+                    progress.write(f"left out: {path}: expected a finite prediction, found NaN or infinity")
             progress.update()
-    return bad
+    faults = []
+    if unreadable:
+        faults.append(f"{unreadable} of {len(images)} images could not be read")
+    if infinite:
+        faults.append(f"{infinite} of {len(images)} predictions were not finite; check the weights")
+    return written, faults
 
 
 def main() -> int:
@@ -72,11 +89,11 @@ def main() -> int:
         config.enable_compile_cache, ("predict", device.target, config.network), config.eval_shapes == "static"
     )
     print(f"{len(images)} images, device {device.target}")
-    bad = predict_all(config, images)
-    print(f"{len(images) - bad} inverse depth maps in {config.output_path} ({time.perf_counter() - start:.1f} s)")
-    if bad:
-        print(f"error: {bad} of {len(images)} images could not be read", file=sys.stderr)
-    return 1 if bad else 0
+    written, faults = predict_all(config, images)
+    print(f"{written} inverse depth maps in {config.output_path} ({time.perf_counter() - start:.1f} s)")
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -23,7 +23,15 @@ from src.training.loss_log import LOSS_CSV
 from src.training.run_folder import CONFIG_FILE, RunFolder
 from src.training.schedule import LearningRate, LoopSettings, Position
 from src.utils.loadImgDepth import LoadImagesDepth, create_dataset
-from src.utils.mixdata import Pair, check_pairs, list_pairs
+from src.utils.mixdata import (
+    Pair,
+    check_pairs,
+    describe_sets,
+    good_pairs,
+    list_pairs,
+    verdicts_path,
+    warnings_of,
+)
 from src.utils.order import SampleOrder
 
 if TYPE_CHECKING:
@@ -61,18 +69,6 @@ def check_settings(config: Config) -> None:
     require_file(config, "mixdata")
 
 
-def find_good(config: Config, pairs: list[Pair], unpaired: list[str]) -> tuple[list[bool], list[str]]:
-    from src.common.errors import DataError
-
-    good, faults = check_pairs(pairs, config.num_parallel_workers, Path(config.train_output_path) / "checked_data.json")
-    faults = unpaired + faults
-    if faults and not (config.skip_bad_samples and good):
-        raise DataError(
-            "\n  ".join([f"{config.mixdata}: {len(faults)} bad training samples ({len(good)} good ones):", *faults])
-        )
-    return [pair in good for pair in pairs], faults
-
-
 def load_source(config: Config, group: Group, folder: RunFolder) -> LoadImagesDepth:
     """Lists the training images in every process, checks them in the first, and says what was found.
 
@@ -83,12 +79,18 @@ def load_source(config: Config, group: Group, folder: RunFolder) -> LoadImagesDe
 
     def check() -> np.ndarray:
         folder.lock()
-        is_good, faults = find_good(config, pairs, unpaired)
-        for line in faults:
-            print(f"left out: {line}", file=sys.stderr)
-        found = f"{sum(is_good)} training images in {config.train_data_dir}"
-        print(f"{found}, {len(faults)} left out" if faults else found, flush=True)
-        return np.array(is_good, np.float32)
+        remembered = verdicts_path(config.train_data_dir, config.mixdata)
+        checked = check_pairs(pairs, config.num_parallel_workers, remembered)
+        good = good_pairs(pairs, unpaired, checked, config.mixdata, config.skip_bad_samples)
+        faults = [*unpaired, *checked.faults]
+        for line in [f"left out: {fault}" for fault in faults] + [f"warning: {w}" for w in warnings_of(pairs, checked)]:
+            print(line, file=sys.stderr)
+        found = f"{len(good)} training images in {config.train_data_dir}"
+        print(f"{found}, {len(faults)} left out" if faults else found)
+        print(*(f"  {line}" for line in describe_sets(pairs, checked)), sep="\n", flush=True)
+        is_good = np.zeros(len(pairs))
+        is_good[checked.good] = 1
+        return is_good
 
     is_good = group.first_does(check, len(pairs))
     return LoadImagesDepth(
@@ -230,7 +232,8 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
         folder.start(dump_config(config), start.epoch, start.step)
         print(
             f"{config.epoch_size} epochs of {order.steps_per_epoch} steps, batch size {config.batch_size} on "
-            f"{device.world} x {device.target}, {config.img_width}x{config.img_height} pixels, run folder {folder.path}",
+            f"{device.world} x {device.target}, {config.img_width}x{config.img_height} pixels, "
+            f"run folder {folder.path}",
             flush=True,
         )
         return np.zeros(1)

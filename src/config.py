@@ -30,7 +30,8 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 NETWORK_KEYS = ("layers", "groups", "width_per_group", "in_channels", "features", "network_ops")
 NORMALISATION_KEYS = ("nm_img_mean", "nm_img_std")
 PREDICTION_KEYS = (
-    "eval_shapes", "img_width", "img_height", "ensure_multiple_of", "resize_method", *NORMALISATION_KEYS
+    "eval_shapes", "img_width", "img_height", "ensure_multiple_of", "resize_method", "invert_output",
+    *NORMALISATION_KEYS,
 )  # fmt: skip
 
 _SETS_BY_WORD = {**{name.lower(): (name,) for name in names.DATA_SETS}, "all": names.DATA_SETS}
@@ -165,6 +166,7 @@ class Config:
     input_path: _Path
     output_path: _Path
     model_weights: _Weights
+    invert_output: _Flag
     colormap: Annotated[str, _one_of("none", *names.COLORMAPS)]
     file_format: Annotated[str, _one_of(*names.EXPORT_FORMATS)]
 
@@ -187,6 +189,7 @@ class Config:
             "height": self.img_height,
             "ensure_multiple_of": self.ensure_multiple_of,
             "resize_method": self.resize_method,
+            "invert_output": self.invert_output,
             **self.normalisation,
         }
 

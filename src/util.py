@@ -18,6 +18,7 @@ from typing import Optional, Union
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from src.common.atomic import atomic_path
 from src.common.errors import DataError
@@ -31,7 +32,8 @@ _DPT_TAG = b"PIEH"  # written by the Sintel software
 _NPY_TAG = b"\x93NUMPY"
 _PFM_TAGS = (b"Pf", b"PF")
 _PNG_CHUNK = struct.Struct(">I4s")  # bytes of its content, kind
-_TIFF_TAGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BIG_TIFF_TAGS = (b"II+\0", b"MM\0+")
+_TIFF_TAGS = (b"II*\0", b"MM\0*", *_BIG_TIFF_TAGS)
 _JPEG2000_TAGS = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 
 _MOST_PIXELS = 1 << 30  # of a picture: OpenCV's limit
@@ -144,9 +146,11 @@ def _ends_with_pixels(png: bytes) -> bool:
 def _orientation(data: bytes) -> int:
     """Reads the orientation of an image file, 1 to 8; 1, which is upright, where there is none or none can be read."""
     try:
-        if data.startswith(_TIFF_TAGS):  # an EXIF block is a TIFF file without pixels
-            exif = Image.Exif()
-            exif.load(data)
+        if data.startswith(_TIFF_TAGS):  # Image.open would refuse float64
+            exif = ImageFileDirectory_v2(data[: 16 if data.startswith(_BIG_TIFF_TAGS) else 8])
+            file = io.BytesIO(data)
+            file.seek(exif.next)
+            exif.load(file)
         else:
             with Image.open(io.BytesIO(data)) as picture:
                 # Of a PNG file without EXIF Pillow would decode the pixels, to see what comes after them.

@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import cv2
@@ -20,13 +21,14 @@ import scipy.io
 from conftest import TINY_FLAGS
 
 import midas_eval
+from evaluation import true_inverse_depth
 from preprocess.make_sample import make_sample
 from src.common.errors import DataError, UsageError
 from src.common.names import DATA_SETS
 from src.config import load_config
 from src.evaluation.datasets import Tum, open_dataset
 from src.evaluation.evaluator import score_prediction
-from src.inference.predictor import MindSporePredictor
+from src.inference.predictor import MindSporePredictor, Predictor
 from src.util import write_png16
 
 
@@ -179,9 +181,68 @@ def test_faults_before_any_work(eval_data, tmp_path, monkeypatch, words, error, 
     assert "\n" not in str(caught.value)
 
 
+SLOW = """
+import time
+import midas_eval
+from src.common.errors import run_script
+from src.inference.predictor import MindSporePredictor
+
+run = MindSporePredictor._run
+
+def run_slowly(predictor, prepared):
+    time.sleep(0.3)
+    return run(predictor, prepared)
+
+MindSporePredictor._run = run_slowly
+run_script(midas_eval.main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_on_request_and_resumed(repo, eval_data, weights, uninterrupted, tmp_path, number):
+    ann_file, details = tmp_path / "val.json", tmp_path / "val_details.csv"
+    words = arguments(eval_data, weights, ann_file)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *words],
+        cwd=repo,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (details.exists() and details.read_bytes().count(b"\n") > 4):  # the header and four images
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143, stderr  # SIGTERM; MindSpore has made it of SIGINT
+    left = rows(ann_file)[1:]
+    assert 4 <= len(left) < 18
+    name = left[-1][0]
+    count = sum(row[0] == name for row in left)
+    assert stderr.splitlines()[-1] == (
+        f"stopped on request: {count} of 3 images of {name} are kept in {details}; --resume True resumes"
+    )
+    assert "Traceback" not in stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["val.json", "val_details.csv", "val_settings.json"]
+
+    result = evaluate(repo, *words, "--resume", "True")
+    assert result.returncode == 0, result.stderr
+    assert rows(ann_file) == rows(uninterrupted[0])
+    assert ann_file.read_bytes() == uninterrupted[0].read_bytes()
+
+
 @pytest.mark.parametrize(
     "word",
     [
+        "--ensure_multiple_of=64",
+        "--img_width=64",
+        "--invert_output=True",
         "--eval_protocol=modelzoo",
         "--eval_shapes=static",
         "--network_ops=modelzoo",
@@ -194,7 +255,9 @@ def test_settings_that_change_figures_forbid_to_resume(weights, word):
     settings = midas_eval.settings_of(load_config("", words), "CPU")
     assert midas_eval.settings_of(load_config("", [*words, word]), "CPU") != settings
     assert midas_eval.settings_of(load_config("", words), "GPU") != settings
-    assert midas_eval.settings_of(load_config("", [*words, "--data_name=TUM"]), "CPU") == settings
+    for other in ("--data_name=TUM", "--resize_method=minimal", "--seed=3"):
+        assert midas_eval.settings_of(load_config("", [*words, other]), "CPU") == settings
+    assert not {*midas_eval.FIGURE_KEYS} & {*midas_eval.OTHER_KEYS}
     assert settings["mindspore"] == ms.__version__
 
 
@@ -311,3 +374,44 @@ def test_another_checkpoint_forbids_to_resume(weights, tmp_path):
     assert settings[0] == settings[1]
     other.write_bytes(other.read_bytes()[:-1] + b"x")
     assert midas_eval.settings_of(load_config("", ["--ckpt_path", str(other)]), "CPU") != settings[0]
+
+
+def test_resume_names_the_setting_that_differs(run_stub, eval_data, tmp_path):
+    shutil.copytree(eval_data / "TUM", tmp_path / "data" / "TUM")
+    assert run_stub() == 0
+    with pytest.raises(UsageError, match=r"expected the same evaluation, found ensure_multiple_of 32 \(now 64\)$"):
+        run_stub("--resume=True", "--ensure_multiple_of=64")
+    assert run_stub("--resume=True") == 0
+
+
+def test_network_that_predicts_far_as_large(run_stub, tmp_path, monkeypatch, capsys):
+    """Scored, named, and turned round: the same figures as those of the right network."""
+    make_sample(tmp_path / "data", train=0, eval_count=3, size=(64, 48))
+    truth = true_inverse_depth(tmp_path / "data", "TUM")
+    order = iter(())
+
+    class Inverted(Predictor):
+        def prepare(self, image, resize_method):
+            return image
+
+        def _run(self, prepared):
+            return next(order)
+
+    def load(_weights, _key, _network, invert_output, **_):
+        return Inverted(invert_output=invert_output)
+
+    monkeypatch.setattr(Inverted, "compilations", 0, raising=False)
+    monkeypatch.setattr(midas_eval, "load_predictor", load)
+    words = ("--data_name=TUM", "--show_published=False")
+    advice = "TUM: this network seems to predict far as large; --invert_output True turns it round\n"
+    order = iter([array.max() - array for array in truth.values()])
+    assert run_stub(*words) == 0
+    assert advice in capsys.readouterr().out
+    assert json.loads((tmp_path / "val.json").read_text())["TUM"] > 1
+    order = iter([array.max() - array for array in truth.values()])
+    assert run_stub(*words, "--invert_output=True") == 0
+    assert "seems to predict" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "val.json").read_text())["TUM"] == pytest.approx(0, abs=1e-6)
+    order = iter(list(truth.values()))
+    assert run_stub(*words, "--invert_output=True") == 0
+    assert "--invert_output False turns it round" in capsys.readouterr().out

@@ -266,7 +266,7 @@ def test_table_without_published_figures():
 
 def test_remarks_and_faults():
     results = [
-        SetResult("Kitti", "delta1", 25.0, 3, ("a", "b"), 2, 0),
+        SetResult("Kitti", "delta1", 25.0, 4, ("a", "b"), 2, 0),
         SetResult("NYU", "delta1", NAN, 0, (), 0, 1),
     ]
     assert remarks(results, "paper") == [
@@ -274,8 +274,35 @@ def test_remarks_and_faults():
         "Kitti: 2 predictions are inverted (best scale < 0), scored like constant ones",
     ]
     assert remarks(results, "modelzoo")[1].endswith("accepted as they are")
+    assert len(remarks(results, "modelzoo")) == 2
     assert faults(results, {"TUM": DatasetMissing("gone"), "DIW": DataError("cut")}) == [
         "NYU: 1 samples could not be evaluated, see above",
         "NYU: no image could be scored",
         "DIW: damaged and left out, see above",
     ]
+
+
+def test_remark_on_a_network_that_predicts_far_as_large():
+    tum, diw = SetResult("TUM", "delta1", 25.0, 3, (), 2, 0), SetResult("DIW", "whdr", 0.51, 3, (), 0, 0)
+    words = "seems to predict far as large; --invert_output"
+    assert remarks([tum, diw], "paper")[1:] == [
+        f"TUM: this network {words} True turns it round",
+        f"DIW: this network {words} True turns it round",
+    ]
+    assert remarks([diw], "paper", invert_output=True) == [
+        f"DIW: the output, turned round, {words} False turns it round"
+    ]
+    assert remarks([diw], "modelzoo") == []  # which takes the pairs the other way round
+    assert remarks([replace(diw, value=0.5), replace(diw, value=NAN)], "paper") == []
+
+
+def test_names_of_images_need_not_be_text(tmp_path, kitti):
+    name = os.fsdecode(b"caf\xe9/\xff")
+    path = tmp_path / "val.json"
+    with ResultFiles(path, SETTINGS, [kitti]) as files:
+        files.append(replace(RECORDS[0], image=name))
+    before = details_path(path).read_bytes()
+    assert b"caf\xe9/\xff" in before
+    with ResultFiles(path, SETTINGS, [kitti], resume=True) as files:
+        assert [record.image for record in files.records_of(kitti)] == [name]
+    assert details_path(path).read_bytes() == before

@@ -1,13 +1,19 @@
 """midas_run.py as a user runs it, and how it finds images and names results."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from conftest import TINY_FLAGS
 
+import midas_run
 from src.common.errors import UsageError
 from src.inference.images import find_images, name_outputs
 from src.inference.predictor import MindSporePredictor
@@ -89,6 +95,25 @@ def test_find_images(tmp_path):
             find_images(str(tmp_path / nothing))
 
 
+def test_hidden_files_are_no_images(tmp_path):
+    for name in ("a.png", "._a.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_images(str(tmp_path)) == find_images(str(tmp_path / "*.png")) == [tmp_path / "a.png"]
+
+
+def test_folders_may_have_brackets(tmp_path, monkeypatch):
+    folder = tmp_path / "holiday [2020]*"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.png", "b.png", "sub/c.png"):
+        (folder / name).write_bytes(b"")
+    assert find_images(str(folder / "*.png")) == [folder / "a.png", folder / "b.png"]
+    assert find_images(str(folder / "[b-z].png")) == [folder / "b.png"]
+    assert find_images(str(folder / "**" / "*.png")) == [folder / "a.png", folder / "b.png", folder / "sub" / "c.png"]
+    assert find_images(str(tmp_path / "holiday*" / "a*")) == [folder / "a.png"]
+    monkeypatch.chdir(folder)
+    assert find_images("*.png") == [Path("a.png"), Path("b.png")]
+
+
 def test_names_do_not_collide(tmp_path):
     # "b_color" + ".png" would be the coloured map of "b"; two folders hold an "a.png".
     names = ["one/a.png", "one/b.png", "one/b_color.png", "one/c.jpg", "one/c.png", "two/a.png"]
@@ -100,3 +125,131 @@ def test_names_do_not_collide(tmp_path):
 def test_inputs_are_not_overwritten(tmp_path):
     with pytest.raises(UsageError, match=r"would overwrite .*a\.png"):
         name_outputs([tmp_path / "a.png"], tmp_path, "none")
+
+
+def test_many_equal_names(tmp_path):
+    """The rule itself, a number is added until a name is free, on 20,000 images; trying each number again for every
+    image would take an hour.
+    """
+    images = [tmp_path / str(number) / ("a.png" if number % 2 else f"{number}.png") for number in range(20_000)]
+    chosen = [path.name for path in name_outputs(images, tmp_path / "out", "inferno").values()]
+    expected = [f"a_png_{number // 2 + 1}" if number % 2 else str(number) for number in range(20_000)]
+    expected[1] = "a_png"
+    assert chosen == expected
+
+
+class Stub:
+    """In place of a network: predicts the red channel."""
+
+    def prepare(self, image):
+        return image[..., 0].astype(np.float32)
+
+    def infer(self, prepared):
+        return prepared
+
+
+@pytest.fixture
+def run_stub(monkeypatch, tmp_path):
+    """Runs midas_run.py in this process on ``tmp_path / "images"``; returns its status."""
+    monkeypatch.setattr(midas_run, "setup_device", lambda *_: SimpleNamespace(target="CPU"))
+
+    def run(predictor):
+        monkeypatch.setattr(midas_run, "load_predictor", lambda *_, **__: predictor)
+        words = ["--input_path", str(tmp_path / "images"), "--output_path", str(tmp_path / "output")]
+        monkeypatch.setattr(sys, "argv", ["midas_run.py", *words])
+        return midas_run.main()
+
+    return run
+
+
+def test_predictions_that_are_not_finite(run_stub, tmp_path, capsys):
+    write_images(tmp_path / "images")
+
+    class Broken(Stub):
+        def infer(self, prepared):
+            return np.where(prepared.shape[1] == 150, np.nan, prepared)
+
+    assert run_stub(Broken()) == 1
+    out, err = capsys.readouterr()
+    assert f"left out: {tmp_path / 'images' / 'wide.png'}: expected a finite prediction, found NaN or infinity" in err
+    assert err.splitlines()[-2:] == [
+        "error: 1 of 5 images could not be read",
+        "error: 1 of 5 predictions were not finite; check the weights",
+    ]
+    assert f"3 inverse depth maps in {tmp_path / 'output'} (" in out
+
+
+def test_names_that_are_no_text(run_stub, tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    (tmp_path / "images").mkdir()
+    picture = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+    (tmp_path / "images" / f"{name}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    assert run_stub(Stub()) == 0
+    np.testing.assert_array_equal(read_pfm(tmp_path / "output" / f"{name}.pfm")[0], picture[..., 2])
+    names = [f"{name}.pfm", f"{name}.png", f"{name}_color.png"]
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == sorted(names)
+
+
+def test_output_is_turned_round(net):
+    image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    plain, turned = (MindSporePredictor(net, width=96, height=96, invert_output=flag) for flag in (False, True))
+    prediction = plain.infer(plain.prepare(image))
+    inverted = turned.infer(turned.prepare(image))
+    assert inverted == pytest.approx(prediction.max() - prediction, abs=1e-6 * prediction.max())
+    assert inverted.min() == 0
+    assert inverted.std() > 0
+
+
+SLOW = """
+import time
+import midas_run
+from src.common.errors import run_script
+from src.inference.predictor import MindSporePredictor
+
+run = MindSporePredictor._run
+
+def run_slowly(predictor, prepared):
+    time.sleep(0.2)
+    return run(predictor, prepared)
+
+MindSporePredictor._run = run_slowly
+run_script(midas_run.main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_on_request(repo, weights, tmp_path, number):
+    images, output = tmp_path / "images", tmp_path / "output"
+    images.mkdir()
+    for image in range(100):
+        cv2.imwrite(str(images / f"{image:03}.png"), np.full((32, 32, 3), image, np.uint8))
+    words = [*TINY_FLAGS, "--model_weights", weights, "--img_width", "96", "--img_height", "96"]
+    words += ["--input_path", images, "--output_path", output]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *map(str, words)],
+        cwd=repo,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (output / "001_color.png").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143, stderr  # SIGTERM; MindSpore has made it of SIGINT
+    count = len(list(output.glob("*.pfm")))
+    assert 2 <= count < 50
+    assert stderr.splitlines()[-1] == (
+        f"stopped on request: {count} of 100 inverse depth maps are in {output}, the next would be that of "
+        f"{images / f'{count:03}.png'}; the same command begins with the first again"
+    )
+    assert "Traceback" not in stderr
+    expected = [f"{image:03}{suffix}" for image in range(count) for suffix in (".pfm", ".png", "_color.png")]
+    assert sorted(path.name for path in output.iterdir()) == sorted(expected)

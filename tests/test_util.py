@@ -131,6 +131,24 @@ def test_orientation_by_hand(tmp_path):
         np.testing.assert_array_equal(util.read_truth(path), stored[..., 0])
 
 
+def test_orientation_of_large_and_of_double_precision_tiff(tmp_path):
+    """BigTIFF has 8 bytes where TIFF has 4; Pillow itself reads no float64."""
+    path = tmp_path / "a.tif"
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    tags = [(256, 3), (257, 2), (258, 8), (259, 1), (262, 1), (273, 16), (274, 6), (277, 1), (278, 2), (279, 6)]
+    entries = b"".join(struct.pack("<HHQQ", tag, 3, 1, value) for tag, value in tags)
+    directory = struct.pack("<Q", len(tags)) + entries + bytes(8)
+    path.write_bytes(b"II+\0" + struct.pack("<HHQ", 8, 0, 16 + 6) + stored.tobytes() + directory)
+    np.testing.assert_array_equal(util.read_image(path)[..., 0], [[3, 0], [4, 1], [5, 2]])
+    np.testing.assert_array_equal(util.read_truth(path), stored)
+
+    tags = [(256, 3), (257, 2), (258, 64), (259, 1), (262, 1), (273, 8), (274, 6), (277, 1), (278, 2), (279, 48)]
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in [*tags, (339, 3)])
+    directory = struct.pack("<H", len(tags) + 1) + entries + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + 48) + stored.astype(np.float64).tobytes() + directory)
+    np.testing.assert_array_equal(util.read_truth(path), stored)
+
+
 def test_two_cameras_agree(cases):
     jpeg = util.read_image(cases / "webp_orientation" / "jpeg_exif6.jpg")
     webp = util.read_image(cases / "webp_orientation" / "webp_exif6.webp")

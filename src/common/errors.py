@@ -1,11 +1,14 @@
 """The faults that this project expects, and how a script reports them.
 
 Exit status of every script: 0 all went well, 2 wrong usage or configuration, 1 the run itself failed (or part of
-its input was bad and had to be left out).
+its input was bad and had to be left out), 130 or 143 stopped by SIGINT or SIGTERM (see ``src/common/stop.py``).
 """
 
+import io
 import sys
 from typing import Callable, Optional
+
+from src.common.stop import StopRequest, raise_on_signals
 
 
 class MidasError(Exception):
@@ -31,9 +34,15 @@ class CheckpointError(MidasError):
 def run_script(main: Callable[[], Optional[int]]) -> None:
     """Runs ``main`` and ends the process: anticipated faults become one line on stderr, others keep a traceback.
 
+    Signals stop it as ``src/common/stop.py`` says. A file name that is no text can be printed: odd bytes are escaped.
+
     Args:
         main: The script; its return value is the exit status (None means 0).
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook has others
+            stream.reconfigure(errors="backslashreplace")
+    raise_on_signals()
     try:
         status = main()
     except MidasError as error:
@@ -42,7 +51,7 @@ def run_script(main: Callable[[], Optional[int]]) -> None:
     except OSError as error:  # a full disk, a folder that may not be written: the file says it all
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         status = MidasError.exit_status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
+    except StopRequest as request:
+        print(f"stopped on request{': ' if str(request) else ''}{request}", file=sys.stderr)
+        status = request.exit_status
     sys.exit(status)

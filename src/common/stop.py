@@ -1,69 +1,136 @@
-"""Ending work in order when somebody asks for it: Ctrl-C, ``kill``, a scheduler of jobs."""
+"""Requests to stop: SIGINT (Ctrl-C) and SIGTERM (``kill``, job schedulers).
+
+The first one lets a script clean up and say what is kept. The second one ends the process at once.
+
+MindSpore answers SIGINT itself once a network has run, by sending SIGTERM to its own process: from then on, nobody can
+tell one from the other.
+"""
 
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Optional
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Callable
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SAME_REQUEST_S = 1.0  # a launcher and its children may both pass on one request
+_SAME_REQUEST_S = 1.0  # a launcher passes on what its processes may have got, too
 
 
-class StopRequest:
-    """Turns SIGINT and SIGTERM into a request that the work at hand can look at; a context manager of the main thread.
-
-    The first signal is announced at once, even while compiled code runs, which keeps Python's own handlers waiting. A
-    second one, if it does not come together with the first, ends the process there and then.
+class StopRequest(KeyboardInterrupt):
+    """A signal that asks to stop. It is no ``Exception``: what handles faults lets it pass, ``finally`` blocks run.
 
     Args:
-        announcement: Printed on stderr when the first signal comes; it says what will happen.
-        is_request: Asked then; false means that the signal is none of a user. (MindSpore sends SIGTERM to its own
-            process when one of its loaders dies.)
+        number: The signal.
+        kept: What is kept, and how to go on; "" where nothing is.
 
     Attributes:
-        requested: Whether a signal has come.
+        exit_status: That of the script, as shells count: 130 for SIGINT, 143 for SIGTERM.
     """
 
-    def __init__(self, announcement: str, is_request: Callable[[], bool] = lambda: True):
-        self.requested = False
-        self._announcement, self._is_request = announcement, is_request
-        self._first: Optional[float] = None
+    def __init__(self, number: int, kept: str = ""):
+        super().__init__(kept)
+        self.exit_status = 128 + number
 
-    def __enter__(self) -> "StopRequest":
-        # Python writes the number of a signal to this socket before anything else.
-        self._reader, self._writer = socket.socketpair()
-        self._writer.setblocking(False)
-        self._thread = threading.Thread(target=self._listen, name="stop requests", daemon=True)
-        self._thread.start()
-        self._handlers = {number: signal.signal(number, self._request) for number in _SIGNALS}
-        self._fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        signal.set_wakeup_fd(self._fd)
-        for number, handler in self._handlers.items():
+def raise_on_signals() -> None:
+    """Makes the first signal raise ``StopRequest`` in the main thread, and a later one end the process at once.
+
+    At once means while MindSpore compiles or computes, too, when no Python handler can run: a thread reads the bytes
+    that Python writes to a pipe for each signal. Signals within a second are one request. Processes that are forked off
+    later do not take part. A signal that whoever started the script has turned off (``nohup``) stays off.
+    """
+
+    def request_stop(number: int, _frame: object) -> None:
+        raise StopRequest(number)
+
+    _handle(request_stop)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_listen, args=(reader,), daemon=True).start()
+    # A signal that comes to a new process before it has forgotten all this would be lost: it has to wait.
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
+
+
+class Requests:
+    """What signals have asked for, in a block of ``stop_between_items``."""
+
+    def __init__(self):
+        self._numbers: list[int] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers)
+
+    def add(self, number: int) -> None:
+        """Notes a signal."""
+        self._numbers.append(number)
+
+    def check(self, kept: str) -> None:
+        """To be called between two items, with what is kept by then.
+
+        Raises:
+            StopRequest: There was a signal.
+        """
+        if self._numbers:
+            raise StopRequest(self._numbers[0], kept)
+
+
+@contextmanager
+def stop_between_items(announce: Callable[[], str] = lambda: "") -> Iterator[Requests]:
+    """Inside this block, the first signal raises nothing by itself: work on an item is finished.
+
+    Args:
+        announce: Called at once, in a thread, for a line to print on stderr; "" for none.
+
+    Yields:
+        The requests so far.
+    """
+    requests = Requests()
+    earlier = _handle(lambda number, _frame: requests.add(number))
+    _announcers.append(announce)
+    try:
+        yield requests
+    finally:
+        _announcers.remove(announce)
+        for number, handler in earlier.items():
             signal.signal(number, handler)
-        self._writer.send(bytes(1))  # ends the thread; to close the socket is not enough while children have it, too
-        self._thread.join()
-        self._writer.close()
-        self._reader.close()
 
-    def _request(self, _number: int, _frame: object) -> None:
-        self.requested = True
 
-    def _listen(self) -> None:
-        while number := self._reader.recv(1)[0]:
-            if number in _SIGNALS:
-                self._signalled(number)
+_announcers: list[Callable[[], str]] = []  # of the blocks at hand
 
-    def _signalled(self, number: int) -> None:
-        if self._first is None:
-            self._first = time.monotonic()
-            if self._is_request():
-                print(self._announcement, file=sys.stderr, flush=True)
-        elif time.monotonic() - self._first > _SAME_REQUEST_S:
-            os._exit(128 + number)
+
+def _handle(handler: Callable[[int, object], None]) -> dict[int, object]:
+    """Sets the handler of both signals, but of those that are ignored; returns the earlier ones."""
+    heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
+
+
+def _listen(reader: int) -> None:
+    first_s = None
+    while True:
+        for number in os.read(reader, 16):
+            if number not in _SIGNALS:
+                continue
+            if first_s is None:
+                first_s = time.monotonic()
+                for line in filter(None, (announce() for announce in _announcers)):
+                    print(line, file=sys.stderr, flush=True)
+            elif time.monotonic() - first_s > _SAME_REQUEST_S:
+                os._exit(128 + number)
+
+
+def _hold() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _forget() -> None:
+    signal.set_wakeup_fd(-1)
+    _handle(signal.SIG_DFL)
+    _release()

@@ -8,13 +8,12 @@ disk are scored in the same way.
 import math
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Callable, Union
 
 import numpy as np
 
-from src.common.ahead import run_ahead
+from src.common.ahead import run_ahead, thread_pool
 from src.common.errors import DataError
 from src.evaluation.datasets.base import DenseSample, EvalDataset, OrdinalSample
 from src.evaluation.metric import Score, mean_over_images, score_dense, score_ordinal
@@ -147,7 +146,7 @@ def evaluate(
             return Fault(number, str(error))
         return Record(**values, dataset=dataset.name, image=sample.name, metric=dataset.metric, ms=ms, number=number)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with thread_pool(workers) as pool:
         loaded = run_ahead(pool, read, numbers, workers)
         yield from run_ahead(pool, score, map(infer, loaded), workers, at_once=True)
 

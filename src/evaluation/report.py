@@ -14,8 +14,14 @@ def damaged(left_out: Mapping[str, DataError]) -> list[str]:
     return [name for name, error in left_out.items() if not isinstance(error, DatasetMissing)]
 
 
-def remarks(results: Sequence[SetResult], protocol: str) -> list[str]:
-    """Returns a line for each thing to know about the rows of the table: images not scored, inverted predictions."""
+def remarks(results: Sequence[SetResult], protocol: str, invert_output: bool = False) -> list[str]:
+    """Returns a line for each thing to know about the rows of the table: images not scored, inverted predictions.
+
+    Args:
+        results: One per data set.
+        protocol: ``"paper"`` or ``"modelzoo"``.
+        invert_output: Whether the output of the network has been turned round, see ``Predictor``.
+    """
     lines = []
     for result in results:
         if result.empty:
@@ -26,7 +32,19 @@ def remarks(results: Sequence[SetResult], protocol: str) -> list[str]:
         if result.inverted:
             fate = "accepted as they are" if protocol == "modelzoo" else "scored like constant ones"
             lines.append(f"{result.dataset}: {result.inverted} predictions are inverted (best scale < 0), {fate}")
+        if _mostly_inverted(result, protocol):
+            what = "the output, turned round," if invert_output else "this network"
+            lines.append(
+                f"{result.dataset}: {what} seems to predict far as large; --invert_output {not invert_output} turns it "
+                "round"
+            )
     return lines
+
+
+def _mostly_inverted(result: SetResult, protocol: str) -> bool:
+    if result.metric == "whdr":  # more than half of the pairs are wrong; the other protocol itself inverts them
+        return result.value > 0.5 and protocol == "paper"
+    return result.inverted > result.scored / 2
 
 
 def faults(results: Sequence[SetResult], left_out: Mapping[str, DataError]) -> list[str]:

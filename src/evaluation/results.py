@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional, TextIO, Union
 
-from src.common.atomic import write_text
+from src.common.atomic import atomic_path, write_text
 from src.common.errors import MidasError, UsageError
 from src.evaluation.datasets import DATASETS
 from src.evaluation.datasets.base import EvalDataset
@@ -46,6 +46,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "number": ("number", int),
 }
 _HEADER = ",".join(_COLUMNS)
+_ODD_BYTES = "surrogateescape"  # names of images are names of files, which need not be UTF-8: as os.fsdecode does
 
 
 def content_hash(path: Union[str, Path]) -> str:
@@ -121,8 +122,11 @@ class ResultFiles:
             if not resume:
                 self._back_up_earlier_files()
             write_text(self._settings, json.dumps(now, indent=2) + "\n")
-            write_text(self.details, text)
-            self._file: TextIO = open(self.details, "a", newline="", encoding="utf-8")  # noqa: SIM115 closed by __exit__
+            with atomic_path(self.details) as temporary:
+                temporary.write_bytes(text.encode("utf-8", _ODD_BYTES))
+            self._file: TextIO = open(  # noqa: SIM115 closed by __exit__
+                self.details, "a", newline="", encoding="utf-8", errors=_ODD_BYTES
+            )
         except OSError as error:
             raise UsageError(f"ann_file: cannot write beside {self.ann_file}: {error.strerror}") from error
         self._writer = csv.writer(self._file, lineterminator="\n")
@@ -187,7 +191,7 @@ class ResultFiles:
 
     def _read(self, path: Path, parse: Callable[[str], Any], expected: str) -> Any:
         try:
-            return parse(path.read_text(encoding="utf-8", errors="replace"))
+            return parse(path.read_bytes().decode("utf-8", _ODD_BYTES))
         except FileNotFoundError:
             raise UsageError(f"resume: expected {path} beside those of {self.ann_file}, found none") from None
         except OSError as error:

@@ -26,6 +26,7 @@ class Predictor(ABC):
         std: Of red, green and blue on the scale 0..1.
         ensure_multiple_of: Sides become multiples of this, itself a multiple of 32.
         resize_method: ``upper_bound``, ``lower_bound`` or ``minimal``, see ``src/utils/transforms.py``.
+        invert_output: Turn the output round, for a network that predicts far as large.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Predictor(ABC):
         std: Sequence[float] = (0.229, 0.224, 0.225),
         ensure_multiple_of: int = 32,
         resize_method: str = "upper_bound",
+        invert_output: bool = False,
     ):
         self.resize_method = resize_method
+        self.invert_output = invert_output
         self._resize = {
             method: Resize(
                 width,
@@ -66,16 +69,21 @@ class Predictor(ABC):
         resize = self._resize[resize_method or self.resize_method]
         return self._to_net(self._normalize(resize({"image": image})))["image"][None]
 
-    @abstractmethod
     def infer(self, prepared: np.ndarray) -> np.ndarray:
-        """Runs the network.
+        """Runs the network, and turns its output round where that is asked for.
 
         Args:
             prepared: float32 (1, 3, h, w) from ``prepare``.
 
         Returns:
-            float32 (h, w), inverse depth.
+            float32 (h, w), inverse depth >= 0: the network's output p, or max(p) - p.
         """
+        output = self._run(prepared)
+        return output.max() - output if self.invert_output else output
+
+    @abstractmethod
+    def _run(self, prepared: np.ndarray) -> np.ndarray:
+        """Runs the network: float32 (1, 3, h, w) -> (h, w), >= 0."""
 
 
 class MindSporePredictor(Predictor):
@@ -103,8 +111,7 @@ class MindSporePredictor(Predictor):
         """How many graphs MindSpore has compiled so far: one for all sizes, or one for each."""
         return len(self._compiled)
 
-    def infer(self, prepared: np.ndarray) -> np.ndarray:
-        """Runs the network, see ``Predictor.infer``."""
+    def _run(self, prepared: np.ndarray) -> np.ndarray:
         self._compiled.add(() if self._dynamic_shape else prepared.shape)
         return self.net(self._tensor(prepared))[0].asnumpy()
 

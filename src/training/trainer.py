@@ -13,7 +13,7 @@ from mindspore import nn
 
 from src.common.errors import DataError, MidasError
 from src.common.progress import format_seconds
-from src.common.stop import StopRequest
+from src.common.stop import Requests, stop_between_items
 from src.training.group import Group
 from src.training.loss_log import LossLog, LossRow
 from src.training.run_folder import RunFolder
@@ -139,14 +139,14 @@ class Trainer:
         if self.group.rank == 0:
             self._log = LossLog(self.folder.path, start.epoch, start.step)
         reporter = _Reporter(self.order, self.settings, start, is_silent=self.group.rank != 0)
-        with (
-            Batches(dataset) as source,
-            StopRequest(
-                "asked to stop: the run ends after this step, with a checkpoint", lambda: not source.find_dead_loader()
-            ) as stop,
-        ):
+
+        def announce() -> str:
+            # MindSpore asks its own process to stop when a loader has died.
+            return "" if source.find_dead_loader() else "asked to stop: the run ends after this step, with a checkpoint"
+
+        with Batches(dataset) as source, stop_between_items(announce) as requests:
             try:
-                self._loop(source, start, reporter, stop)
+                self._loop(source, start, reporter, requests)
             except DataError:
                 self._read(reporter.lap())
                 if self._unsaved:
@@ -164,26 +164,26 @@ class Trainer:
             with suppress(OSError):  # a full disk has been reported by what it stopped
                 self._log.draw()
 
-    def _loop(self, source: Batches, position: Position, reporter: _Reporter, stop: StopRequest) -> None:
+    def _loop(self, source: Batches, position: Position, reporter: _Reporter, requests: Requests) -> None:
         steps = self.order.steps_per_epoch
         first = done = position.steps_done(steps)
         next_look, step_s = first + 1, 0.0
-        for *batch, _index in source:
-            notes = ms.Tensor([float(stop.requested), step_s], ms.float32)
+        for batch in source:
+            notes = ms.Tensor([float(bool(requests)), step_s], ms.float32)
             told = self.step(*batch, notes)
             position, done = position.after_step(steps), done + 1
             self._pending.append((position, told))
             is_epoch_end, is_save_due = position.step == steps, self._is_save_due(position)
             # Once, as a signal may come at any time; with several processes, what all of them have been told counts.
-            is_asked = self.group.world == 1 and stop.requested
+            is_asked = self.group.world == 1 and bool(requests)
             is_look_due = done >= next_look or done % self.settings.log_interval == 0
             if not (is_asked or is_look_due or is_epoch_end or is_save_due):
                 continue
             step_s = reporter.lap() / len(self._pending)
-            row, requests, mean_s = self._read(step_s)
+            row, stopped, mean_s = self._read(step_s)
             next_look = done + self.settings.log_interval
             if self.group.world > 1:
-                is_asked = requests > 0
+                is_asked = stopped > 0
                 next_look = done + max(1, int(_LONGEST_DELAY_S / mean_s) if mean_s else 1)
             reporter.step(row, done)
             if is_epoch_end:
@@ -216,10 +216,10 @@ class Trainer:
         """
         rows: list[LossRow] = []
         pending, self._pending = self._pending, []
-        requests = seconds = 0.0
+        stopped = seconds = 0.0
         try:
             for position, told in pending:  # in the order of the steps
-                loss, is_updated, inverted, requests, seconds = told.asnumpy().tolist()
+                loss, is_updated, inverted, stopped, seconds = told.asnumpy().tolist()
                 if not is_updated:
                     self._raise_not_finite(position, loss)
                 update = position.steps_done(self.order.steps_per_epoch) - 1
@@ -229,7 +229,7 @@ class Trainer:
         finally:
             if self._log:
                 self._log.append(rows)
-        return (rows or [None])[-1], requests, seconds / self.group.world
+        return (rows or [None])[-1], stopped, seconds / self.group.world
 
     def _is_save_due(self, position: Position) -> bool:
         steps = self.order.steps_per_epoch

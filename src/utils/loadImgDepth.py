@@ -2,13 +2,14 @@
 
 import multiprocessing
 import os
+import queue
 import re
 import shutil
 import signal
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -19,8 +20,8 @@ from src.utils.order import SampleOrder
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize, use_one_opencv_thread
 from src.utils.truth import inverse_depth_of, inverse_depth_range
 
-COLUMNS = ("image", "target", "mask", "index")
-_START_S = 10.0  # in which the loaders should have been started
+COLUMNS = ("image", "target", "mask")
+_TICK_S = 0.02  # between two looks at the loaders
 _PREFETCHED_BATCHES = 4  # MindSpore's 16 would hold 380 MB of 8 x 384 x 384 samples ready
 
 
@@ -57,13 +58,12 @@ class LoadImagesDepth:
         """Returns the image files of samples."""
         return [self.pairs[index].image_path for index in indices]
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Loads a sample. The pixels of picture and ground truth are those stored: they belong together.
 
         Returns:
             image, float32 (3, H, W), normalised RGB; target, float32 (H, W), inverse depth 0..255, larger is nearer
-            (see ``truth.inverse_depth_of``); mask, float32 (H, W), 1 where there is ground truth and 0 elsewhere;
-            index, int32 scalar.
+            (see ``truth.inverse_depth_of``); mask, float32 (H, W), 1 where there is ground truth and 0 elsewhere.
 
         Raises:
             DataError: A file cannot be read.
@@ -75,7 +75,7 @@ class LoadImagesDepth:
         # Nearest neighbour picks pixels and mixes none, so the smaller image may as well be the one that is converted.
         sample["depth"], sample["mask"] = inverse_depth_of(sample["depth"], pair.kind, pair.invalid, limits)
         sample = self._prepare(self._normalize(sample))
-        return sample["image"], sample["depth"], sample["mask"], np.int32(index)
+        return sample["image"], sample["depth"], sample["mask"]
 
 
 class _Steps:
@@ -100,7 +100,7 @@ def create_dataset(source: Any, order: SampleOrder, first: int, count: int, num_
     asks its workers for results ten times a second only.
 
     Args:
-        source: Map-style source of (image, target, mask, index), e.g. ``LoadImagesDepth``.
+        source: Map-style source of (image, target, mask), e.g. ``LoadImagesDepth``.
         order: Which samples each step takes.
         first: The first step, counted from 0 in the whole run.
         count: How many steps.
@@ -108,8 +108,8 @@ def create_dataset(source: Any, order: SampleOrder, first: int, count: int, num_
             1, a thread of this process does the work.
 
     Returns:
-        ``mindspore.dataset.Dataset`` of batches with the columns image (N, 3, H, W), target (N, H, W), mask (N, H, W)
-        and index (N,), in the order of the steps whatever the number of workers.
+        ``mindspore.dataset.Dataset`` of batches with the columns image (N, 3, H, W), target (N, H, W) and
+        mask (N, H, W), in the order of the steps whatever the number of workers.
     """
     import mindspore.dataset
 
@@ -128,40 +128,70 @@ def create_dataset(source: Any, order: SampleOrder, first: int, count: int, num_
 class Batches:
     """Iterates once over the batches of ``create_dataset``, as tuples of ``mindspore.Tensor``; a context manager.
 
+    MindSpore waits for ever for what a dead loader should have made. So a thread waits for MindSpore, and whoever
+    iterates waits for the thread and has an eye on the loaders.
+
     Args:
         dataset: Of ``create_dataset``.
 
     Raises:
         DataError: While iterating: a loader met a bad file, or died. (MindSpore reports both as a RuntimeError of many
-            lines.)
+            lines, if at all.)
     """
 
     def __init__(self, dataset: Any):
-        before = {process.pid for process in multiprocessing.active_children()}
-        count = dataset.num_parallel_workers if dataset.python_multiprocessing else 0
-        self._iterator = dataset.create_tuple_iterator(num_epochs=1)
+        self._loader_count = dataset.num_parallel_workers if dataset.python_multiprocessing else 0
+        self._others = {process.pid for process in multiprocessing.active_children()}
         self._loaders: list[multiprocessing.Process] = []
-        deadline = time.monotonic() + _START_S
-        while len(self._loaders) < count and time.monotonic() < deadline:  # another thread is starting them
-            time.sleep(0.01)
-            self._loaders = [process for process in multiprocessing.active_children() if process.pid not in before]
+        self._ready: queue.Queue = queue.Queue(1)
+        self._is_closed = False
+        self._iterator = dataset.create_tuple_iterator(num_epochs=1)
+        self._thread = threading.Thread(target=self._feed, name="batches", daemon=True)
 
     def __enter__(self) -> "Batches":
+        self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._is_closed = True
         self._iterator.stop()  # loaders that are not told so are waited for, 5 s
+        with suppress(queue.Empty):
+            self._ready.get_nowait()
+        self._thread.join(timeout=1)
+
+    def _feed(self) -> None:
+        try:
+            for batch in self._iterator:
+                self._ready.put(batch)
+                if self._is_closed:
+                    return
+            self._ready.put(None)
+        except Exception as error:  # to be raised where somebody iterates
+            self._ready.put(error)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        try:
-            yield from self._iterator
-        except RuntimeError as error:
-            faults = re.findall(r"^(?:src\.common\.errors\.)?DataError: (.*)$", str(error), re.MULTILINE)
+        while (batch := self._next()) is not None:
+            yield batch
+
+    def _next(self) -> Optional[tuple[Any, ...]]:
+        while True:
+            if len(self._loaders) < self._loader_count:  # they are started when the first batch is asked for
+                children = multiprocessing.active_children()
+                self._loaders = [process for process in children if process.pid not in self._others]
+            with suppress(queue.Empty):
+                batch = self._ready.get(timeout=_TICK_S)
+                break
+            fault = self.find_dead_loader()
+            if fault:
+                raise DataError(fault)
+        if isinstance(batch, Exception):
+            faults = re.findall(r"^(?:src\.common\.errors\.)?DataError: (.*)$", str(batch), re.MULTILINE)
             # of several, the first may head the traceback of a worker process
             fault = faults[-1] if faults else self.find_dead_loader()
             if not fault:
-                raise
-            raise DataError(fault) from error
+                raise batch
+            raise DataError(fault) from batch
+        return batch
 
     def find_dead_loader(self) -> str:
         """Says which loader process has died of what, and what to do about it; empty if all are well."""

@@ -369,30 +369,3 @@ def _by_set(pairs: Sequence[Pair], checked: CheckedPairs) -> dict[str, list[Trut
     for index, statistics in zip(checked.good, checked.statistics):
         by_set[pairs[index].dataset].append(statistics)
     return by_set
-
-
-def training_pairs(
-    data_root: PathLike,
-    mixdata_path: PathLike,
-    skip_bad: bool,
-    workers: int = 1,
-    verdicts_path: Optional[PathLike] = None,
-) -> tuple[list[Pair], list[str]]:
-    """Lists and checks the training pairs.
-
-    Args:
-        data_root: Folder that the globs of mixdata.json start from.
-        mixdata_path: The mixdata.json.
-        skip_bad: Leave bad samples out instead of refusing them all.
-        workers: Number of threads that decode.
-        verdicts_path: See ``check_pairs``.
-
-    Returns:
-        The good pairs, and one line for every sample that was left out.
-
-    Raises:
-        DataError: mixdata.json is at fault, or ``good_pairs`` refuses the samples.
-    """
-    pairs, unpaired = list_pairs(data_root, mixdata_path)
-    checked = check_pairs(pairs, workers, verdicts_path)
-    return good_pairs(pairs, unpaired, checked, mixdata_path, skip_bad), unpaired + checked.faults
