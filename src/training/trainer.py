@@ -147,10 +147,11 @@ class Trainer:
         with Batches(dataset) as source, stop_between_items(announce) as requests:
             try:
                 self._loop(source, start, reporter, requests)
-            except DataError:
+            except DataError as error:
                 self._read(reporter.lap())
                 if self._unsaved:
                     self.save(self._unsaved)
+                error.args = (f"{error}; {self._how_to_go_on()}",)
                 raise
             except EndOfRun:
                 self._draw()
@@ -193,11 +194,11 @@ class Trainer:
             if is_asked or is_save_due:
                 self.save(position)
             if is_asked and done < reporter.run_steps:
-                why = source.find_dead_loader() or "stopped on request"
-                raise EndOfRun(
-                    f"{why} after epoch {position.epoch} step {position.step}; the last checkpoint is "
-                    f"{self.last_checkpoint}; --resume True resumes the run"
-                )
+                fault = source.find_dead_loader()
+                where = f"after epoch {position.epoch} step {position.step}"
+                end = EndOfRun(f"{fault or f'stopped on request {where}'}; {self._how_to_go_on()}")
+                end.exit_at_once = bool(fault)
+                raise end
             if is_epoch_end:
                 reporter.start_epoch()
 
@@ -253,7 +254,10 @@ class Trainer:
             what = f"loss: expected a finite number, found {loss}"
         samples = self.order.all_samples(position.steps_done(self.order.steps_per_epoch) - 1)
         files = ", ".join(self.image_paths(samples.tolist()))
-        good = f"the last good checkpoint is {self.last_checkpoint}"
+        where = f"epoch {position.epoch} step {position.step}"
+        raise EndOfRun(f"{what} at {where}, batch {files}; {self._how_to_go_on('good ')}")
+
+    def _how_to_go_on(self, what: str = "") -> str:
         if self.last_checkpoint is None:
-            good = "there is no checkpoint yet"
-        raise EndOfRun(f"{what} at epoch {position.epoch} step {position.step}, batch {files}; {good}")
+            return "there is no checkpoint yet"
+        return f"the last {what}checkpoint is {self.last_checkpoint}; --resume True resumes the run"

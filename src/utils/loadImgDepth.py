@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from src.common.errors import DataError
+from src.common.errors import DataError, LoaderDied
 from src.util import read_image, read_truth
 from src.utils.mixdata import Pair
 from src.utils.order import SampleOrder
@@ -135,8 +135,8 @@ class Batches:
         dataset: Of ``create_dataset``.
 
     Raises:
-        DataError: While iterating: a loader met a bad file, or died. (MindSpore reports both as a RuntimeError of many
-            lines, if at all.)
+        DataError: While iterating: a loader met a bad file, or died (``LoaderDied``). MindSpore reports both as a
+            RuntimeError of many lines, if at all.
     """
 
     def __init__(self, dataset: Any):
@@ -154,20 +154,23 @@ class Batches:
 
     def __exit__(self, *exc_info: object) -> None:
         self._is_closed = True
-        self._iterator.stop()  # loaders that are not told so are waited for, 5 s
-        with suppress(queue.Empty):
-            self._ready.get_nowait()
-        self._thread.join(timeout=1)
+        while self._thread.is_alive() and not self.find_dead_loader():
+            with suppress(queue.Empty):
+                self._ready.get(timeout=_TICK_S)
 
     def _feed(self) -> None:
         try:
             for batch in self._iterator:
                 self._ready.put(batch)
                 if self._is_closed:
-                    return
-            self._ready.put(None)
+                    break
+            else:
+                self._ready.put(None)
         except Exception as error:  # to be raised where somebody iterates
             self._ready.put(error)
+        # Here, since MindSpore cannot bear it while this thread waits for a batch. Loaders that are not told that they
+        # are no longer needed are waited for, 5 s.
+        self._iterator.stop()
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         while (batch := self._next()) is not None:
@@ -183,14 +186,15 @@ class Batches:
                 break
             fault = self.find_dead_loader()
             if fault:
-                raise DataError(fault)
+                raise LoaderDied(fault)
         if isinstance(batch, Exception):
             faults = re.findall(r"^(?:src\.common\.errors\.)?DataError: (.*)$", str(batch), re.MULTILINE)
-            # of several, the first may head the traceback of a worker process
-            fault = faults[-1] if faults else self.find_dead_loader()
+            if faults:  # of several, the first may head the traceback of a worker process
+                raise DataError(faults[-1]) from batch
+            fault = self.find_dead_loader()
             if not fault:
                 raise batch
-            raise DataError(fault) from batch
+            raise LoaderDied(fault) from batch
         return batch
 
     def find_dead_loader(self) -> str:
