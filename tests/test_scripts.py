@@ -11,30 +11,51 @@ import re
 import socket
 import subprocess
 import sys
+import time
 
 import cv2
+import numpy as np
 import pytest
 import yaml
 from conftest import TINY_FLAGS
 
 from src.common.names import DATA_SETS
+from src.training.run_folder import RunFolder
+from src.weights.checkpoint import read_ckpt
 
-# A checkout in which midas_train.py also tells the checksum of the weights that it leaves, on every process.
+# A checkout in which midas_train.py also tells the checksum of the weights that it leaves, on every process. With
+# SPOIL=N, the N-th sample that the second process loads holds a NaN.
 TELLING_TRAIN = """
-import sys, zlib
+import os, sys, zlib
 sys.path.insert(0, {repo!r})
+import numpy as np
 import midas_train
 from src.common.errors import run_script
 
-train = midas_train.train
+train, create_dataset = midas_train.train, midas_train.create_dataset
 
-def train_and_tell(config, device):
+def train_and_tell(config, device, *arguments):
     crc = 0
-    for parameter in train(config, device).network.net.trainable_params():
+    for parameter in train(config, device, *arguments).network.net.trainable_params():
         crc = zlib.crc32(parameter.asnumpy().tobytes(), crc)
     print(f"weights of process {{device.rank}}: CRC-32 {{crc:08x}}")
 
-midas_train.train = train_and_tell
+class Spoilt:
+    def __init__(self, source):
+        self.source, self.count = source, 0
+
+    def __getitem__(self, index):
+        self.count += 1
+        image, target, mask = self.source[index]
+        if self.count == int(os.environ["SPOIL"]):
+            image[1, 2, 3] = np.nan
+        return image, target, mask
+
+def create_spoilt(source, order, *arguments):
+    spoil = "SPOIL" in os.environ and order.rank == 1
+    return create_dataset(Spoilt(source) if spoil else source, order, *arguments)
+
+midas_train.train, midas_train.create_dataset = train_and_tell, create_spoilt
 run_script(midas_train.main)
 """
 
@@ -141,28 +162,118 @@ def test_wrong_usage(repo, script, words, message):
 # Training on several devices
 
 
-def test_two_processes(repo, train_data, tmp_path):
-    """Through run_train_gpu.sh, which hands over to run_distribute_train.sh."""
+@pytest.fixture
+def two(repo, tmp_path):
+    """Returns a function that lists script, words and environment of a training in two processes."""
     (tmp_path / "scripts").symlink_to(repo / "scripts")
+    (tmp_path / "src").symlink_to(repo / "src")
+    (tmp_path / "config.yaml").symlink_to(repo / "config.yaml")
     (tmp_path / "midas_train.py").write_text(TELLING_TRAIN.format(repo=str(repo)))
-    words = [*TINY_FLAGS, "--img_width", "64", "--img_height", "64", "--batch_size", "2", "--epoch_size", "2"]
-    words += ["--train_data_dir", train_data, "--train_output_path", tmp_path / "run", "--device_target", "CPU"]
-    result = run_script(
-        tmp_path / "scripts" / "run_train_gpu.sh", "2", "0,1", "", *words,
-        PYTHON=sys.executable, LOG_DIR=tmp_path / "log", MASTER_PORT=free_port(),
-    )  # fmt: skip
-    log = (tmp_path / "log" / "worker_0.log").read_text()
-    assert result.returncode == 0, log
-    assert "batch size 2 on 2 x CPU" in log
+
+    def build(script, *words):
+        words = [*words, *TINY_FLAGS, "--img_width", "64", "--img_height", "64", "--batch_size", "2"]
+        words += ["--train_output_path", tmp_path / "run", "--device_target", "CPU"]
+        variables = {"PYTHON": sys.executable, "LOG_DIR": tmp_path / "log", "MASTER_PORT": free_port()}
+        return tmp_path / "scripts" / script, words, variables
+
+    return build
+
+
+def logs_of(folder):
+    return [(folder / "log" / f"worker_{rank}.log").read_text() for rank in (0, 1)]
+
+
+def rows_of(folder):
+    with open(folder / "run" / "loss.csv", newline="") as file:
+        return [(int(row["epoch"]), int(row["step"])) for row in csv.DictReader(file)]
+
+
+def test_two_processes(train_data, two, tmp_path):
+    """Through run_train_gpu.sh, which hands over to run_distribute_train.sh."""
+    script, words, variables = two("run_train_gpu.sh", "2", "0,1", "", "--epoch_size", 2)
+    result = run_script(script, *words, "--train_data_dir", train_data, **variables)
+    logs = logs_of(tmp_path)
+    assert result.returncode == 0, logs[0]
+    assert "batch size 2 on 2 x CPU" in logs[0]
+    # One of them checks the data.
+    assert ["10 training images in" in log for log in logs] == [True, False]
     # 10 images: 2 global batches of 2 x 2; the first process alone keeps the run folder
-    with open(tmp_path / "run" / "loss.csv", newline="") as file:
-        rows = [(row["epoch"], row["step"]) for row in csv.DictReader(file)]
-    assert rows == [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")]
+    assert rows_of(tmp_path) == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert (tmp_path / "run" / "Midas_0-2_2.ckpt").is_file()
     # The processes have seen different images; averaged gradients keep their weights equal.
-    logs = [(tmp_path / "log" / f"worker_{rank}.log").read_text() for rank in (0, 1)]
     crcs = [re.search(r"weights of process \d: CRC-32 (\w+)", log)[1] for log in logs]
     assert crcs[0] == crcs[1]
+
+
+def test_two_processes_stop_together(train_data, two, tmp_path):
+    """On request, then, resumed, when a gradient of the second is not finite."""
+    script, words, variables = two("run_distribute_train.sh", "2", "", "--epoch_size", 5000, "--log_interval", 1000)
+    words += ["--train_data_dir", train_data, "--save_checkpoint_epochs", 5000]
+    environment = {key: str(value) for key, value in {**os.environ, **variables}.items()}
+    with subprocess.Popen(
+        ["bash", str(script), *map(str, words)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 150
+        while not (tmp_path / "run" / "loss.csv").is_file() or len(rows_of(tmp_path)) < 3:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.terminate()
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode not in (0, 143)  # a run that was stopped has not succeeded; and it was not cut off
+    epoch, step = rows_of(tmp_path)[-1]
+    (checkpoint,) = (tmp_path / "run").glob("*.ckpt")
+    assert checkpoint.name == f"Midas_0-{epoch}_{step}.ckpt"
+    line = f"error: stopped on request after epoch {epoch} step {step}; the last checkpoint is {checkpoint}; "
+    line += "--resume True resumes the run"
+    for log in logs_of(tmp_path):
+        assert line in log.splitlines()
+        assert "asked to stop: the run ends after this step" in log
+    assert "asked to stop: the run ends after this step, with a checkpoint\n" in errors
+    last_line = errors.splitlines()[-1]
+    assert last_line.endswith(f"; the last checkpoint is {checkpoint}; --resume True resumes the run")
+
+    resume = ["--resume", "True", "--save_checkpoint_steps", 1, "--num_parallel_workers", 1]
+    result = run_script(script, *words, *resume, SPOIL=5, **{**variables, "MASTER_PORT": free_port()})
+    assert result.returncode != 0
+    rows = rows_of(tmp_path)
+    first = 2 * (epoch - 1) + step  # steps of the first run
+    assert len(rows) == first + 2  # its second batch of two holds samples 3 and 4
+    good = checkpoint.with_name(f"Midas_0-{rows[-1][0]}_{rows[-1][1]}.ckpt")
+    lines = [[line for line in log.splitlines() if line.startswith("error:")] for log in logs_of(tmp_path)]
+    assert lines[0] == lines[1]  # all of them say the same
+    bad_epoch, bad_step = divmod(first + 2, 2)
+    pattern = (
+        rf"error: gradients: expected finite numbers, found NaN or infinity at epoch {bad_epoch + 1} step "
+        rf"{bad_step + 1}, batch (\S+\.jpg, ){{3}}\S+\.jpg; the last good checkpoint is {re.escape(str(good))}"
+    )
+    assert [re.fullmatch(pattern, line) is not None for line in lines[0]] == [True]
+    assert all(np.isfinite(tensor).all() for tensor in read_ckpt(good)[0].values())
+    assert RunFolder(tmp_path / "run").latest().path == good
+
+
+def test_taken_port_is_named_at_once(train_data, two):
+    script, words, variables = two("run_distribute_train.sh", "2", "", "--train_data_dir", train_data)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run_script(script, *words, **{**variables, "MASTER_PORT": port})
+    assert result.returncode == 2
+    assert f"MASTER_PORT: expected a free port, found {port}" in result.stderr
+
+
+def test_processes_without_a_launcher(repo, train_data):
+    words = ["--run_distribute", "True", "--model_weights", "", "--train_data_dir", str(train_data)]
+    result = subprocess.run(
+        [sys.executable, str(repo / "midas_train.py"), *words, "--device_target", "CPU"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 1
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("error: run_distribute: expected a group of processes, found none to join: ")
+    assert line.endswith("; start the script with scripts/run_distribute_train.sh or msrun")
 
 
 # The two commands of the README

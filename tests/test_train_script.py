@@ -72,8 +72,8 @@ def test_log_and_files(uninterrupted):
 
 
 def test_killed_five_times_gives_the_same_losses(repo, train_data, uninterrupted, tmp_path):
-    for kill_after in (1, 4, 8, 13, 17):
-        resume = ["--resume", "True"] if list(tmp_path.glob("*.ckpt")) else []
+    for kill_after in (1, 4, 7, 11, 14):
+        resume = ["--resume", "True"] if list(tmp_path.glob("Midas_*.ckpt")) else []
         process = subprocess.Popen(
             command(repo, train_data, tmp_path, *resume), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
@@ -81,7 +81,7 @@ def test_killed_five_times_gives_the_same_losses(repo, train_data, uninterrupted
         os.kill(process.pid, signal.SIGKILL)
         process.wait(timeout=60)
         process.stderr.close()
-        for path in tmp_path.glob("*.ckpt"):
+        for path in tmp_path.glob("Midas_*.ckpt"):
             read_ckpt(path)  # raises for a file cut short
     result = train(repo, train_data, tmp_path, "--resume", "True")
     assert result.returncode == 0, result.stderr
@@ -194,6 +194,69 @@ def test_stopped_run_saves_and_so_does_one_whose_picture_vanishes(repo, train_da
     (saved,) = (tmp_path / "robbed").glob("*.ckpt")
     epoch, step, _ = losses(tmp_path / "robbed")[-1]
     assert saved.name == f"Midas_0-{epoch}_{step}.ckpt"
+
+
+def test_resumed_run_keeps_its_recipe(repo, train_data, uninterrupted, tmp_path):
+    """What the run folder says holds, whatever config.yaml says; the command line may change what is not its course."""
+    run = shutil.copytree(uninterrupted[0], tmp_path / "run")
+    for path in run.glob("Midas_0-4_*.ckpt"):
+        path.unlink()
+    settings = (run / "config.yaml").read_bytes()
+    words = [sys.executable, str(repo / "midas_train.py"), "--train_output_path", str(run), "--resume", "True"]
+
+    def resume(*arguments):
+        return subprocess.run([*words, *arguments], capture_output=True, text=True, timeout=300)
+
+    other_file = tmp_path / "other.yaml"
+    other_file.write_text("no_backbone_params_lr: 0.002\nbatch_size: 2\n")
+    refused = resume("--grad_clip_norm", "0.5", "--config_path", str(other_file), "--epoch_size", "9")
+    assert refused.returncode == 2
+    line = refused.stderr.splitlines()[-1]
+    assert f"{other_file}:1: no_backbone_params_lr: expected 0.001, found 0.002" in line
+    assert "command line: grad_clip_norm: expected 0.0, found 0.5" in line
+    assert "epoch_size: expected 4, found 9" in line  # with lr_decay, it decides the learning rates
+    assert "batch_size" not in line
+    assert line.endswith(f"(a resumed run keeps the settings of {run / 'config.yaml'})")
+
+    # No setting of the run is given but these, which it may change.
+    moved = shutil.copytree(train_data, tmp_path / "moved")
+    result = resume("--log_interval", "7", "--num_parallel_workers", "1", "--train_data_dir", str(moved))
+    assert result.returncode == 0, result.stderr
+    assert losses(run) == losses(uninterrupted[0])
+    assert (run / "config.yaml").read_bytes() == settings
+
+    picture = next((moved / "ReDWeb_V1" / "Imgs").iterdir())
+    truth = moved / "ReDWeb_V1" / "RDs" / f"{picture.stem}.png"
+    for path in (picture, truth):
+        path.rename(path.with_stem("renamed"))
+    result = resume("--train_data_dir", str(moved))
+    assert result.returncode == 1
+    assert "expected a run of the same course, found list of images" in result.stderr
+
+
+def test_longer_run_without_decay(repo, train_data, tmp_path):
+    words = ["--lr_decay", "False", "--epoch_size", "1"]
+    assert train(repo, train_data, tmp_path, *words).returncode == 0
+    result = train(repo, train_data, tmp_path, *words, "--epoch_size", "2", "--resume", "True")
+    assert result.returncode == 0, result.stderr
+    assert len(losses(tmp_path)) == 10
+
+
+def test_second_training_in_a_folder_is_refused(repo, train_data, tmp_path):
+    endless = ["--save_checkpoint_steps", "0", "--save_checkpoint_epochs", "1000", "--epoch_size", "5000"]
+    process = subprocess.Popen(
+        command(repo, train_data, tmp_path, *endless), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_rows(process, tmp_path, 1)
+    second = train(repo, train_data, tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert second.returncode == 2
+    assert f"expected a folder in which nobody trains, found a run of process {process.pid} on" in second.stderr
+    assert "asked to stop: the run ends after this step, with a checkpoint\n" in errors
+    assert re.search(
+        r"stopped on request .*; the last checkpoint is \S+\.ckpt; --resume True resumes the run\n$", errors
+    )
 
 
 def test_folder_that_cannot_be_written(repo, train_data, tmp_path):

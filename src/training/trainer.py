@@ -25,6 +25,7 @@ from src.weights.checkpoint import save_checkpoint
 
 # How long several processes may go on before they look whether one of them was asked to stop.
 _LONGEST_DELAY_S = 1.0
+_NO_CHECKPOINT = "there is no checkpoint yet"
 
 
 class EndOfRun(MidasError):
@@ -137,7 +138,7 @@ class Trainer:
             DataError: A file has become unreadable, or a loader has died; what had been learnt is saved before.
         """
         if self.group.rank == 0:
-            self._log = LossLog(self.folder.path, start.epoch, start.step)
+            self._log = LossLog(self.folder.path, self.order.steps_per_epoch, start.epoch, start.step)
         reporter = _Reporter(self.order, self.settings, start, is_silent=self.group.rank != 0)
         announcement = "asked to stop: the run ends after this step, with a checkpoint"
         with Batches(dataset, self._give_up) as source, stop_between_items(announcement) as requests:
@@ -259,9 +260,10 @@ class Trainer:
         samples = self.order.all_samples(position.steps_done(self.order.steps_per_epoch) - 1)
         files = ", ".join(self.image_paths(samples.tolist()))
         where = f"epoch {position.epoch} step {position.step}"
-        raise EndOfRun(f"{what} at {where}, batch {files}; {self._how_to_go_on('good ')}")
+        good = f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else _NO_CHECKPOINT
+        raise EndOfRun(f"{what} at {where}, batch {files}; {good}")
 
-    def _how_to_go_on(self, what: str = "") -> str:
+    def _how_to_go_on(self) -> str:
         if self.last_checkpoint is None:
-            return "there is no checkpoint yet"
-        return f"the last {what}checkpoint is {self.last_checkpoint}; --resume True resumes the run"
+            return _NO_CHECKPOINT
+        return f"the last checkpoint is {self.last_checkpoint}; --resume True resumes the run"
