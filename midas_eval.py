@@ -134,7 +134,10 @@ def main() -> int:
     predictor = load_predictor(config.ckpt_path, "ckpt_path", config.network, **config.prediction)
     results = []
     settings = settings_of(config, device.target)
-    with stop_between_items() as requests, ResultFiles(config.ann_file, settings, datasets, config.resume) as files:
+    with (
+        stop_between_items("asked to stop: after this image") as requests,
+        ResultFiles(config.ann_file, settings, datasets, config.resume) as files,
+    ):
         if files.backed_up:
             copies = ", ".join(map(str, files.backed_up))
             print(f"earlier results are backed up as {copies}; --resume True resumes an interrupted evaluation")

@@ -52,7 +52,11 @@ def predict_all(config: Config, images: list[Path]) -> tuple[int, list[str]]:
 
     written = unreadable = infinite = 0
     # One image is read while the network works on another.
-    with stop_between_items() as requests, thread_pool(1) as reader, Progress(len(images), "midas_run") as progress:
+    with (
+        stop_between_items("asked to stop: after this image") as requests,
+        thread_pool(1) as reader,
+        Progress(len(images), "midas_run") as progress,
+    ):
         for path, loaded in zip(images, run_ahead(reader, load, images, 1)):
             requests.check(
                 f"{written} of {len(images)} inverse depth maps are in {config.output_path}, the next would be that of "

@@ -1,7 +1,11 @@
 """The training samples and the pipeline that loads them."""
 
 import dataclasses
+import multiprocessing
+import os
 import pickle
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +17,8 @@ from PIL import Image
 from training_data import write_image
 
 from src.common.errors import DataError
-from src.utils.loadImgDepth import LoadImagesDepth, batches, create_dataset
-from src.utils.mixdata import Pair, list_pairs, training_pairs
+from src.utils.loadImgDepth import Batches, LoadImagesDepth, create_dataset
+from src.utils.mixdata import Pair, check_pairs, list_pairs
 from src.utils.order import SampleOrder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -26,10 +30,9 @@ def test_samples(two_sets):
     source = pickle.loads(pickle.dumps(LoadImagesDepth(pairs, 32, 64, MEAN, STD)))
     assert len(source) == 6
     for i, pair in enumerate(pairs):
-        image, target, mask, index = source[i]
-        assert (image.dtype, mask.dtype, target.dtype, index.dtype) == (*[np.float32] * 3, np.int32)
-        assert (image.shape, mask.shape, target.shape, index.shape) == ((3, 64, 32), (64, 32), (64, 32), ())
-        assert index == i
+        image, target, mask = source[i]
+        assert (image.dtype, mask.dtype, target.dtype) == (np.float32,) * 3
+        assert (image.shape, mask.shape, target.shape) == ((3, 64, 32), (64, 32), (64, 32))
         stored = cv2.imread(pair.depth_path, cv2.IMREAD_UNCHANGED)
         rows, columns = np.arange(64) * 25 // 64, np.arange(32) * 30 // 32  # the nearest pixel of each
         nearest = stored[np.ix_(rows, columns)].astype(float)
@@ -58,7 +61,7 @@ def test_range_is_that_of_the_whole_image(tmp_path, kind, expected):
     write_image(tmp_path / "i/1.png", np.zeros((8, 8, 3), np.uint8))
     write_image(tmp_path / "d/1.png", truth)
     pair = Pair("A", "1", str(tmp_path / "i/1.png"), str(tmp_path / "d/1.png"), kind, 9000)
-    _, target, mask, _ = LoadImagesDepth([pair], 4, 4, MEAN, STD, ensure_multiple_of=4)[0]
+    _, target, mask = LoadImagesDepth([pair], 4, 4, MEAN, STD, ensure_multiple_of=4)[0]
     np.testing.assert_array_equal(target, np.repeat([expected], 2, axis=1).repeat(4, axis=0))
     assert mask.all()
 
@@ -81,7 +84,7 @@ def test_picture_and_ground_truth_come_as_stored(tmp_path, orientation, size):
     Image.fromarray(np.stack([truth] * 3, axis=2)).save(tmp_path / "1.jpg", quality=95, exif=exif)
     write_image(tmp_path / "1.png", truth)
     pair = Pair("A", "1", str(tmp_path / "1.jpg"), str(tmp_path / "1.png"))
-    image, target, _, _ = LoadImagesDepth([pair], 64, 64, MEAN, STD)[0]
+    image, target, _ = LoadImagesDepth([pair], 64, 64, MEAN, STD)[0]
     assert np.corrcoef(image[1].ravel(), target.ravel())[0, 1] > 0.95
 
 
@@ -89,7 +92,7 @@ def test_case_of_turned_pictures(cases, tmp_path):
     """Edges of the picture lie where those of the ground truth are, as in the same picture without its tag."""
 
     def agreement(pair):
-        image, target, _, _ = LoadImagesDepth([pair], 320, 224, MEAN, STD)[0]
+        image, target, _ = LoadImagesDepth([pair], 320, 224, MEAN, STD)[0]
         edges = [cv2.morphologyEx(x, cv2.MORPH_GRADIENT, np.ones((3, 3))) for x in (image[1], target)]
         return np.corrcoef(*(np.minimum(x, np.quantile(x, 0.98)).ravel() for x in edges))[0, 1]
 
@@ -107,8 +110,8 @@ def test_case_of_turned_pictures(cases, tmp_path):
 
 
 def test_real_samples(realdata):
-    pairs, faults = training_pairs(realdata, realdata / "mixdata.json", skip_bad=False)
-    assert (len(pairs), faults) == (10, [])
+    pairs, unpaired = list_pairs(realdata, realdata / "mixdata.json")
+    assert (len(pairs), unpaired, check_pairs(pairs, workers=2).faults) == (10, [], [])
     source = LoadImagesDepth(pairs, 384, 384, MEAN, STD)
     missing = {Path(pair.image_path).stem: 100 - 100 * source[i][2].mean(dtype=float) for i, pair in enumerate(pairs)}
     assert missing["redwood_00000"] == pytest.approx(13.04, abs=0.3)  # percent, of the data's own description
@@ -117,13 +120,15 @@ def test_real_samples(realdata):
 
 
 class Numbers:
-    """A source whose samples tell their number; number 13 is bad."""
+    """A source whose samples tell their number; number 13 is bad, number 14 kills the process that loads it."""
 
     def __getitem__(self, index):
         if index == 13:
             raise DataError("/data/13.jpg: expected an image, found 0 bytes")
+        if index == 14:
+            os.kill(os.getpid(), signal.SIGKILL)
         plane = np.full((4, 6), index, np.float32)
-        return np.stack([plane] * 3), plane, plane, np.int32(index)
+        return np.stack([plane] * 3), plane, plane
 
 
 @pytest.mark.parametrize("workers", [1, 2, 1000])
@@ -131,24 +136,60 @@ def test_dataset_keeps_the_order_of_the_steps(workers):
     pytest.importorskip("mindspore")
     order = SampleOrder(11, batch_size=4, seed=2)
     dataset = create_dataset(Numbers(), order, 1, 3, workers)  # the second step of the first epoch, and one epoch more
-    expected = np.concatenate([order.samples(step) for step in (1, 2, 3)])
+    expected = np.stack([order.samples(step) for step in (1, 2, 3)])
     assert dataset.get_dataset_size() == 3
-    assert dataset.get_col_names() == ["image", "target", "mask", "index"]
-    seen = [[column.asnumpy() for column in batch] for batch in batches(dataset)]
-    assert [column.shape for column in seen[0]] == [(4, 3, 4, 6), (4, 4, 6), (4, 4, 6), (4,)]
-    np.testing.assert_array_equal(np.concatenate([batch[3] for batch in seen]), expected)
-    for image, target, mask, index in seen:
-        assert (image == index[:, None, None, None]).all()
-        assert (mask == index[:, None, None]).all()
-        assert (target == index[:, None, None]).all()
+    assert dataset.get_col_names() == ["image", "target", "mask"]
+    with Batches(dataset, pytest.fail) as source:
+        seen = [[column.asnumpy() for column in batch] for batch in source]
+    assert [column.shape for column in seen[0]] == [(4, 3, 4, 6), (4, 4, 6), (4, 4, 6)]
+    np.testing.assert_array_equal(np.stack([target[:, 0, 0] for _, target, _ in seen]), expected)
+    for image, target, mask in seen:
+        assert (image == target[:, None]).all()
+        assert (mask == target).all()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bad_file_in_a_loader_is_one_line_with_its_name(workers):
     pytest.importorskip("mindspore")
-    dataset = create_dataset(Numbers(), SampleOrder(16, batch_size=4, seed=0), 0, 4, workers)
-    with pytest.raises(DataError, match=r"^/data/13\.jpg: expected an image, found 0 bytes$"):
-        list(batches(dataset))
+    dataset = create_dataset(Numbers(), SampleOrder(14, batch_size=2, seed=0), 0, 7, workers)
+    with (
+        Batches(dataset, pytest.fail) as source,
+        pytest.raises(DataError, match=r"^/data/13\.jpg: expected an image, found 0 bytes$"),
+    ):
+        list(source)
+
+
+def test_leaving_early_waits_for_no_loader():
+    pytest.importorskip("mindspore")
+    with Batches(create_dataset(Numbers(), SampleOrder(13, batch_size=1, seed=0), 0, 13, 2), pytest.fail) as source:
+        next(iter(source))
+        assert source.find_dead_loader() == ""
+        loaders = [child for child in multiprocessing.active_children() if "Worker" in child.name]
+        assert len(loaders) == 2
+    for loader in loaders:
+        assert not loader.is_alive()
+
+
+def test_dead_loader_is_named(repo):
+    """In a process of its own, since MindSpore cannot be used after that."""
+    code = """
+import signal, sys
+sys.path.insert(0, "tests")
+from test_load_img_depth import Batches, DataError, Numbers, SampleOrder, create_dataset
+from src.common.errors import end_at_once, run_script
+
+def main():
+    dataset = create_dataset(Numbers(), SampleOrder(15, batch_size=1, seed=0), 0, 15, 2)
+    with Batches(dataset, lambda fault: end_at_once(DataError(fault))) as source:
+        list(source)
+
+run_script(main)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert re.search(
+        r"^error: loader process \d+ died of SIGKILL: memory may have run out", result.stderr, re.MULTILINE
+    )
 
 
 def test_module_needs_no_mindspore(repo):

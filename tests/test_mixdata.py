@@ -18,9 +18,9 @@ from src.utils.mixdata import (
     check_pairs,
     describe_sets,
     find_files,
+    good_pairs,
     list_pairs,
     read_mixdata,
-    training_pairs,
     verdicts_path,
     warnings_of,
 )
@@ -354,16 +354,17 @@ def test_bad_samples_stop_the_training_or_are_left_out(two_sets):
     pairs, _ = list_pairs(root, mixdata)
     damage(root)
     (root / "B/RDs/0.x.png").unlink()
+    listed = list_pairs(root, mixdata)
+    checked = check_pairs(listed[0], workers=1)
     with expect_data_error("^.*mixdata.json: 4 bad") as caught:
-        training_pairs(root, mixdata, skip_bad=False)
+        good_pairs(*listed, checked, mixdata, skip_bad=False)
     lines = str(caught.value).split("\n")
     assert lines[0] == f"{mixdata}: 4 bad training samples (2 good ones):"
     assert [line.split(":")[0].strip() for line in lines[1:]] == [
         f"{root}/{name}" for name in ("B/Imgs/0.x.PNG", "A/Imgs/0.x.jpg", "A/RDs/1.x.png", "B/RDs/2.x.png")
     ]
-    good, faults = training_pairs(root, mixdata, skip_bad=True)
-    assert good == [pairs[2], pairs[4]]
-    assert [fault.strip() for fault in lines[1:]] == faults
+    assert good_pairs(*listed, checked, mixdata, skip_bad=True) == [pairs[2], pairs[4]]
+    assert [fault.strip() for fault in lines[1:]] == [*listed[1], *checked.faults]
 
 
 def test_all_bad_samples_are_named_and_no_sample_is_no_training(tmp_path):
@@ -372,8 +373,9 @@ def test_all_bad_samples_are_named_and_no_sample_is_no_training(tmp_path):
         (tmp_path / f"i/{i:02}.jpg").write_bytes(b"")
     write_image(tmp_path / "d/99.png", np.zeros((4, 4), np.uint8))
     mixdata = write_mixdata(tmp_path, {"img": {"A": "/i/*"}, "depth": {"A": "/d/*"}})
+    listed = list_pairs(tmp_path, mixdata)
     with expect_data_error("24 bad training samples") as caught:
-        training_pairs(tmp_path, mixdata, skip_bad=True)
+        good_pairs(*listed, check_pairs(listed[0], workers=1), mixdata, skip_bad=True)
     lines = str(caught.value).split("\n")
     assert len(lines) == 25
     assert lines[23].startswith(f"  {tmp_path}/i/22.jpg")

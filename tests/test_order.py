@@ -1,5 +1,7 @@
 """The order of the training samples: shuffled, resumed, shared by processes."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -26,10 +28,23 @@ def test_every_epoch_is_a_shuffled_pass():
         np.testing.assert_array_equal(sequence(order, 5 * epoch, 5), epoch_order(23, 5, epoch)[:20])
 
 
+def test_nothing_is_made_for_the_whole_run():
+    """Two million samples and a million epochs: the order of one epoch is all that is in memory."""
+    order = SampleOrder(2_000_000, batch_size=8, seed=1)
+    tracemalloc.start()
+    last = order.samples(10**6 * order.steps_per_epoch - 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert last.shape == (8,)
+    assert peak < 50e6  # two million numbers of 8 bytes, and a copy while they are shuffled
+
+
 def test_ranks_share_every_global_batch():
     alone = sequence(SampleOrder(40, batch_size=6, seed=1), 0, 12)
     ranks = [sequence(SampleOrder(40, 2, 1, rank, world=3), 0, 12).reshape(-1, 2) for rank in range(3)]
     np.testing.assert_array_equal(np.concatenate(ranks, axis=1).ravel(), alone)
+    one = SampleOrder(40, 2, 1, rank=2, world=3)
+    np.testing.assert_array_equal(one.all_samples(4), alone[4 * 6 : 5 * 6])
 
 
 def test_too_few_samples_for_a_step():

@@ -1,11 +1,15 @@
 """Run folders, devices and kept graphs: what is decided without a network."""
 
 import os
+import socket
+import subprocess
+import sys
 
 import pytest
 
 from src.common import compile_cache, device
 from src.common.errors import UsageError
+from src.training import loss_log
 from src.training.loss_log import LossLog, LossRow, read_loss_csv
 from src.training.run_folder import RunFolder
 
@@ -23,18 +27,84 @@ def test_checkpoints_are_sorted_by_place_in_the_run_whatever_device_wrote_them(t
     with pytest.raises(UsageError, match="expected no checkpoints after epoch 9 step 2"):
         folder.start("", 9, 2)
     folder.start("key: value\n", 10, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [names[0], "config.yaml", "other.ckpt"]
+    assert (tmp_path / "config.yaml").read_text() == "key: value\n"
+    folder.start("key: another\n", 10, 1)
+    assert (tmp_path / "config.yaml").read_text() == "key: value\n"  # that of a run stays
+
+
+def test_leftovers_of_live_processes_stay(tmp_path):
+    with subprocess.Popen(["sleep", "50"]) as alive:
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        names = [f".Midas_0-1_1.{process.pid}.tmp.ckpt" for process in (alive, dead)]
+        for name in names:
+            (tmp_path / name).write_text("")
+        RunFolder(tmp_path).start("", 1, 0)
+        alive.kill()
+    assert (tmp_path / names[0]).exists()
+    assert not (tmp_path / names[1]).exists()
+
+
+LOCK = """
+import os, sys
+from src.common.errors import run_script
+from src.training.run_folder import RunFolder
+
+def main():
+    folder = RunFolder(sys.argv[1])
+    folder.lock()
+    if not os.fork():
+        os.read(0, 1)  # a loader that outlives the process
+        os._exit(0)
+    print("locked", flush=True)
+    os.read(0, 1)
+
+run_script(main)
+"""
+
+
+def test_folder_belongs_to_one_live_process(repo, tmp_path):
+    words = [sys.executable, "-c", LOCK, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=repo, **pipes) as first:
+        assert first.stdout.readline() == "locked\n"
+        second = subprocess.run(words, cwd=repo, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        assert second.returncode == 2
+        assert second.stderr == (
+            f"error: train_output_path {tmp_path}: expected a folder in which nobody trains, found a run of process "
+            f"{first.pid} on {socket.gethostname()}\n"
+        )
+        first.kill()
+        first.wait()
+        RunFolder(tmp_path).lock()  # though the loader lives
+        first.stdin.close()
 
 
 def test_loss_log_drops_what_a_killed_run_wrote_after_its_checkpoint(tmp_path):
-    rows = [LossRow(epoch, step, 0.1 * epoch, 1e-5, 1e-4, 0.5) for epoch in (1, 2) for step in (1, 2)]
-    log = LossLog(tmp_path)
-    for row in rows:
-        log.append(row)
+    rows = [LossRow(epoch, step, 0.1 * epoch, 1e-5, 1e-4, 0, 0.5) for epoch in (1, 2) for step in (1, 2)]
+    log = LossLog(tmp_path, 2)
+    log.append(rows[:1])
+    log.append(rows[1:])
     with open(tmp_path / "loss.csv", "a") as file:
         file.write("3,1,0.")  # killed here
-    assert LossLog(tmp_path, 2, 1).rows == rows[:3]
-    assert read_loss_csv(tmp_path / "loss.csv") == rows[:3]
+    assert list(read_loss_csv(tmp_path / "loss.csv")) == rows
+    LossLog(tmp_path, 2, 2, 1)
+    assert list(read_loss_csv(tmp_path / "loss.csv")) == rows[:3]
+
+
+def test_loss_curve_has_few_points_that_stand_for_all_values():
+    curve = loss_log._Curve()
+    for number in range(10_001):
+        curve.add(number, 2 * number + 1)
+    points = curve.points
+    assert 1000 <= len(points) <= 2001
+    assert all(y == pytest.approx(2 * x + 1) for x, y in points)
+    assert points[0][0] == pytest.approx(3.5)  # the mean of the first eight
+    assert points[-1][0] > 9992
+    short = loss_log._Curve()
+    for number in range(3):
+        short.add(number, 1)
+    assert short.points == [(0, 1), (1, 1), (2, 1)]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_one_signal_runs_what_cleans_up(repo, number, status):
 
 ITEMS = """
 def main():
-    with stop_between_items() as requests:
+    with stop_between_items("asked to stop") as requests:
         for number in range(3):
             say(f"item {number}")
             if number == 1:
@@ -82,13 +82,13 @@ def test_an_item_is_finished_first(repo, number, status):
     for _ in range(3):
         process.stdout.readline()
     process.send_signal(number)
-    assert finish(process) == ("done\n", "stopped on request: 2 of 3 are kept\n")
+    assert finish(process) == ("done\n", "asked to stop\nstopped on request: 2 of 3 are kept\n")
     assert process.returncode == status
 
 
 BLOCKS = """
 def main():
-    with stop_between_items():
+    with stop_between_items("asked to stop"):
         say("ready")
         time.sleep(50)  # goes on after a handler that raises nothing
 

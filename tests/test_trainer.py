@@ -1,6 +1,7 @@
 """src/training/trainer.py against a PyTorch twin; the training script is tested in test_train_script.py."""
 
-from dataclasses import replace
+import os
+import signal
 
 import mindspore as ms
 import numpy as np
@@ -12,22 +13,19 @@ from torch_midas import TorchMidas, lively, torch_loss
 from src.common.errors import CheckpointError
 from src.loss import create_loss
 from src.midas_net import MidasNet
-from src.training.schedule import LoopSettings, Plan, Position, learning_rates
-from src.training.step import (
-    TrainStep,
-    create_optimizer,
-    invert_output,
-    restore,
-    set_learning_rates,
-    training_state,
-)
-from src.training.trainer import Trainer
+from src.training.group import Group
+from src.training.loss_log import LossLog, read_loss_csv
+from src.training.run_folder import RunFolder
+from src.training.schedule import LearningRate, LoopSettings, Position
+from src.training.step import TrainStep, TwoRateAdam, restore, training_state
+from src.training.trainer import EndOfRun, Trainer
+from src.utils.order import SampleOrder
 from src.weights.checkpoint import load_into, read_weights, save_checkpoint
 
 STEPS = 10
-PLAN = Plan(
-    samples=40, files=1, batch_size=4, world=1, seed=1, img_width=64, img_height=64, network_ops="midas", loss="ssi_mse"
-)
+COURSE = {"batch_size": 4, "network_ops": "midas", "layers": [1, 2]}
+NOTHING = np.zeros(2, np.float32)
+SLOW = LearningRate.constant(1e-3)
 
 
 def batches():
@@ -63,58 +61,94 @@ def test_ten_steps_equal_pytorch(clip, tmp_path):
     twin = lively(TorchMidas(**TINY))
     torch.save(twin.state_dict(), tmp_path / "twin.pt")
     # Rates at which the loss moves visibly in ten steps, and a decay that makes a shifted schedule visible.
-    rates = (learning_rates(1e-4, 1e-6, 0.5, STEPS, True), learning_rates(1e-3, 1e-5, 0.5, STEPS, True))
-    expected = torch_losses(twin, *map(np.float64, rates), clip)
+    rates = LearningRate(1e-4, 1e-6, 0.5, STEPS), LearningRate(1e-3, 1e-5, 0.5, STEPS)
+    expected = torch_losses(twin, *([rate.at(update) for update in range(STEPS)] for rate in rates), clip)
     net = MidasNet(**TINY)
     load_into(net, read_weights(tmp_path / "twin.pt"))
-    step = TrainStep(net.set_train(True), create_loss("ssi_mse"), create_optimizer(net), clip)
-    outputs = []
-    for batch, backbone_lr, no_backbone_lr in zip(batches(), *rates):
-        set_learning_rates(step.optimizer, float(backbone_lr), float(no_backbone_lr))
-        outputs.append(step(*map(ms.Tensor, batch)))
-    assert all(finite.asnumpy() for _, finite, *_ in outputs)
-    found = [float(loss.asnumpy()) for loss, *_ in outputs]
+    step = TrainStep(net.set_train(True), create_loss("ssi_mse"), TwoRateAdam(net, *rates), clip)
+    outputs = [step(*map(ms.Tensor, (*batch, NOTHING))).asnumpy() for batch in batches()]
+    losses, updated = [output[0] for output in outputs], [output[1] for output in outputs]
+    assert updated == [1] * STEPS
     assert abs(expected[-1] - expected[0]) > 0.01 * expected[0]
     # Adam divides by the root of tiny second moments, where rounding shows: 1e-3, not the 1e-5 of a single pass.
-    assert found == pytest.approx(expected, rel=1e-3)
-    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert losses == pytest.approx(expected, rel=1e-3)
+    assert losses[0] == pytest.approx(expected[0], rel=1e-5)
 
 
 def test_learning_rates_by_hand():
-    # (1 - 0.2) * sqrt(1 - i / 4) + 0.2
-    expected = [1.0, 0.8 * 0.75**0.5 + 0.2, 0.8 * 0.5**0.5 + 0.2, 0.8 * 0.5 + 0.2]
-    assert learning_rates(1.0, 0.2, 0.5, 4, True) == pytest.approx(expected, rel=1e-6)
-    assert learning_rates(1.0, 0.2, 0.5, 3, False).tolist() == [1, 1, 1]
+    rate = LearningRate(start=1.0, end=0.2, power=0.5, steps=4)  # (1 - 0.2) * sqrt(1 - i / 4) + 0.2
+    expected = [1.0, 0.8 * 0.75**0.5 + 0.2, 0.8 * 0.5**0.5 + 0.2, 0.8 * 0.5 + 0.2, 0.2, 0.2]
+    assert [rate.at(update) for update in range(6)] == pytest.approx(expected, rel=1e-12)
+    assert [LearningRate.constant(0.3).at(update) for update in (0, 1, 1000)] == [0.3] * 3
 
 
-def test_step_tells_gradients_that_are_not_finite():
-    step = make_step()
+def test_optimizer_finds_the_rates_by_its_own_count():
+    """A gradient of 1 on every weight moves it by the learning rate in Adam's first update, and in the next ones."""
+    net = MidasNet(**TINY)
+    rates = LearningRate(1e-3, 1e-5, 0.5, 3), LearningRate.constant(1e-2)
+    optimizer = TwoRateAdam(net, *rates)
+    parameters = net.trainable_params()
+    ones = tuple(ms.ops.ones_like(parameter) for parameter in parameters)
+    before = {p.name: p.asnumpy().astype(np.float64) for p in parameters}
+    for update in range(3):
+        optimizer(ones)
+        for parameter in parameters:
+            moved = before[parameter.name] - parameter.asnumpy()
+            rate = rates[0 if "backbone" in parameter.name else 1].at(update)
+            assert np.abs(moved - rate).max() < 1e-3 * rate + 1e-6, parameter.name  # weights around 1 round to 1e-7
+            before[parameter.name] = parameter.asnumpy().astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def step():
+    """A step over a network with random weights that a test may change."""
+    return make_step()
+
+
+def test_step_that_is_not_finite_changes_no_weight_moment_or_counter(step):
     image, target, mask = next(batches())
-    image[0, 0, 0, 0] = np.nan
-    _, finite, *_ = step(*map(ms.Tensor, (image, target, mask)))
-    assert not finite.asnumpy()
+    notes = np.array([0.25, 7], np.float32)
+    told = step(*map(ms.Tensor, (image, target, mask, notes))).asnumpy()
+    assert told[1] == 1
+    assert told[3:].tolist() == [0.25, 7]
+    assert step.optimizer.global_step.asnumpy() == 1
+    before = {name: parameter.asnumpy().copy() for name, parameter in training_state(step).items()}
+    for spoilt in (np.nan, np.inf):
+        bad = image.copy()
+        bad[1, 0, 3, 5] = spoilt
+        assert step(*map(ms.Tensor, (bad, target, mask, notes))).asnumpy()[1] == 0
+    after = training_state(step)
+    statistics = [name for name in before if "moving" in name]  # these change in the forward pass
+    assert len(statistics) < len(before)
+    for name in {*before} - {*statistics}:
+        np.testing.assert_array_equal(before[name], after[name].asnumpy(), err_msg=name)
+    assert step(*map(ms.Tensor, (image, target, mask, notes))).asnumpy()[1] == 1
+    assert step.optimizer.global_step.asnumpy() == 2
+
+
+def test_gradient_of_any_shape_is_looked_at(step):
+    """Infinite targets reach the weights by the loss alone: nothing in the forward pass is out of order."""
+    image, target, mask = next(batches())
+    target[2, 5, 5], mask[2, 5, 5] = 1e30, 1
+    told = step(*map(ms.Tensor, (image, target, mask, NOTHING))).asnumpy()
+    assert told[1] == 0
 
 
 def make_step(**sizes):
-    net = MidasNet(**{**TINY, **sizes})
-    step = TrainStep(net, create_loss("ssi_mse"), create_optimizer(net))
-    set_learning_rates(step.optimizer, 1e-3, 1e-3)
-    return step
-
-
-def test_inverted_output_has_the_same_loss_and_learns_as_before():
     ms.set_seed(1)
-    steps = [make_step().set_train(True), make_step().set_train(True)]
-    for other, parameter in zip(steps[1].get_parameters(), steps[0].get_parameters()):
-        other.set_data(ms.Tensor(parameter.asnumpy()))
-    image, target, mask = map(ms.Tensor, next(batches()))
-    peak = [step(image, target, mask)[3] for step in steps][1]
-    invert_output(steps[1], float(peak.asnumpy()))
-    for _ in range(2):
-        (loss, _, inverted, _), (other_loss, _, other_inverted, _) = (step(image, target, mask) for step in steps)
-        # The optimizer does not see the shift, but rounding does.
-        assert float(other_loss.asnumpy()) == pytest.approx(float(loss.asnumpy()), rel=1e-4)
-        assert float(other_inverted.asnumpy()) == 4 - float(inverted.asnumpy())
+    net = MidasNet(**{**TINY, **sizes}).set_train(True)
+    return TrainStep(net, create_loss("ssi_mse"), TwoRateAdam(net, SLOW, SLOW))
+
+
+def test_inverted_images_are_counted(step):
+    image, target, mask = next(batches())
+    prediction = step.network.net(ms.Tensor(image)).asnumpy()
+    target[1] = 300 - target[1]
+    pairs = zip(prediction, target, mask.astype(bool))
+    inverted = sum(np.corrcoef(one[valid], true[valid])[0, 1] < 0 for one, true, valid in pairs)
+    told = step(*map(ms.Tensor, (image, target, mask, NOTHING))).asnumpy()
+    assert told[2] == inverted
+    assert 0 < inverted < 4
 
 
 def test_restore_gives_back_all_of_the_state(tmp_path):
@@ -125,9 +159,9 @@ def test_restore_gives_back_all_of_the_state(tmp_path):
             parameter.set_data(ms.Tensor(rng.random(parameter.shape, np.float32)))
     step.optimizer.global_step.set_data(ms.Tensor([7], ms.int32))
     path = tmp_path / "Midas_0-2_3.ckpt"
-    save_checkpoint(path, training_state(step), {"epoch": 2, "step": 3, "inverted": 5, **vars(PLAN)})
+    save_checkpoint(path, training_state(step), {"epoch": 2, "step": 3, "course": COURSE})
     other = make_step()
-    assert restore(other, path, PLAN) == Position(2, 3, 5)
+    assert restore(other, path, COURSE) == Position(2, 3)
     state = training_state(step)
     names = set(state)
     assert {"global_step", "beta1_power", "moment1.backbone_conv.weight", "backbone_bn.moving_mean"} <= names
@@ -135,30 +169,130 @@ def test_restore_gives_back_all_of_the_state(tmp_path):
         assert np.array_equal(parameter.asnumpy(), state[name].asnumpy()), name
 
 
-def test_restore_refuses_what_does_not_fit(tmp_path):
-    step = make_step()
-    extra = {"epoch": 2, "step": 3, "inverted": 5, **vars(PLAN)}
-    weights, other_plan, good = (tmp_path / name for name in ("weights.ckpt", "plan.ckpt", "good.ckpt"))
+def test_restore_refuses_what_does_not_fit(step, tmp_path):
+    extra = {"epoch": 2, "step": 3, "course": COURSE}
+    weights, older, good = (tmp_path / name for name in ("weights.ckpt", "older.ckpt", "good.ckpt"))
     save_checkpoint(weights, {p.name: p for p in step.network.net.get_parameters()})
-    save_checkpoint(other_plan, training_state(step), {**extra, "batch_size": 8})
+    save_checkpoint(older, training_state(step), {"epoch": 2, "step": 3, "inverted": 0, "batch_size": 4})
     save_checkpoint(good, training_state(step), extra)
     with pytest.raises(CheckpointError, match="weights alone"):
-        restore(step, weights, PLAN)
-    with pytest.raises(CheckpointError, match="batch_size 8 then and 4 now"):
-        restore(step, other_plan, PLAN)
-    with pytest.raises(CheckpointError, match="other training images, network_ops midas then and modelzoo now"):
-        restore(step, good, replace(PLAN, files=2, network_ops="modelzoo"))
+        restore(step, weights, COURSE)
+    with pytest.raises(CheckpointError, match="found an older one"):
+        restore(step, older, COURSE)
+    with pytest.raises(CheckpointError, match=r"batch_size 4 then and 8 now, network_ops midas then and modelzoo now$"):
+        restore(step, good, {**COURSE, "batch_size": 8, "network_ops": "modelzoo"})
     with pytest.raises(CheckpointError, match="of another shape, first"):
-        restore(make_step(features=8), good, PLAN)
+        restore(make_step(features=8), good, COURSE)
 
 
-def test_output_is_inverted_by_a_clear_majority_of_an_epoch_only():
-    trainer = Trainer(None, PLAN, LoopSettings(epochs=3), np.ones((2, 30)), None, None)
-    assert PLAN.steps_per_epoch == 10  # of four images each: three quarters are 30
-    assert trainer.is_inverted(Position(1, 10, 30))
-    assert not trainer.is_inverted(Position(1, 10, 29))
-    assert not trainer.is_inverted(Position(3, 10, 40))  # the last epoch
-    assert Position(1, 9, 7).or_next_epoch(10) == Position(1, 9, 7)
-    assert Position(1, 10, 7).or_next_epoch(10) == Position(2, 0, 0)
-    assert Position(1, 9, 7).after_step(2) == Position(1, 10, 9)
-    assert Position(3, 4, 7).steps_done(10) == 24
+def test_positions():
+    assert Position(1, 9).after_step(10) == Position(1, 10)
+    assert Position(1, 10).after_step(10) == Position(2, 1)
+    assert Position(3, 4).steps_done(10) == 24
+
+
+class FakeDataset:
+    """Batches without content, for a step that does not look at them."""
+
+    num_parallel_workers, python_multiprocessing = 1, False
+
+    def __init__(self, count, before=lambda number: None):
+        self.count, self.before = count, before
+
+    def create_tuple_iterator(self, num_epochs):
+        self.numbers = iter(range(1, self.count + 1))
+        return self
+
+    def __next__(self):
+        number = next(self.numbers)
+        self.before(number)
+        return (number,)
+
+    def stop(self):
+        pass
+
+
+class FakeStep(ms.nn.Cell):
+    """Tells a loss of 100 - number, one inverted image, and what the notes say; step ``bad`` is not finite."""
+
+    def __init__(self, bad=0):
+        super().__init__()
+        self.bad, self.calls = bad, 0
+        self.weight = ms.Parameter(ms.Tensor([1.0]), name="weight")
+
+    def __call__(self, number, notes):
+        self.calls += 1
+        return ms.Tensor([100.0 - number, float(number != self.bad), 1.0, *notes.asnumpy().tolist()], ms.float32)
+
+
+def make_trainer(folder, step, epochs=3, **settings):
+    order = SampleOrder(size=10, batch_size=2, seed=1)
+    run_folder = RunFolder(folder)
+    run_folder.lock()
+    paths = [f"{number}.jpg" for number in range(10)]
+    return Trainer(
+        step, order, LoopSettings(epochs, **settings), (SLOW, SLOW), COURSE, run_folder,
+        lambda samples: [paths[sample] for sample in samples], Group(),
+    )  # fmt: skip
+
+
+def test_log_is_complete_whatever_the_interval(tmp_path):
+    for interval in (1, 4, 1000):
+        folder = tmp_path / str(interval)
+        make_trainer(folder, FakeStep(), log_interval=interval).run(FakeDataset(15), Position())
+        rows = list(read_loss_csv(folder / "loss.csv"))
+        assert [(row.epoch, row.step) for row in rows] == [(epoch, step) for epoch in (1, 2, 3) for step in range(1, 6)]
+        assert [row.loss for row in rows] == [100 - number for number in range(1, 16)]
+        assert {row.inverted for row in rows} == {1}
+
+
+def test_step_that_is_not_finite_ends_the_run_without_touching_its_checkpoints(tmp_path):
+    step = FakeStep(bad=8)
+    trainer = make_trainer(tmp_path, step, log_interval=1000, keep_checkpoints=1)
+    samples = trainer.order.all_samples(7)
+    with pytest.raises(EndOfRun) as caught:
+        trainer.run(FakeDataset(15), Position())
+    files = ", ".join(f"{sample}.jpg" for sample in samples)
+    assert str(caught.value) == (
+        f"gradients: expected finite numbers, found NaN or infinity at epoch 2 step 3, batch {files}; "
+        f"the last good checkpoint is {tmp_path}/Midas_0-1_5.ckpt; --resume True resumes the run"
+    )
+    assert step.calls == 10  # looked at before the checkpoint of epoch 2, which is not written
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["Midas_0-1_5.ckpt"]
+    assert [row.loss for row in read_loss_csv(tmp_path / "loss.csv")] == [100 - number for number in range(1, 8)]
+
+
+@pytest.mark.parametrize("moment", ["before the step", "in the step", "while the epoch's curve is drawn"])
+def test_stop_request_between_any_two_lines_leaves_a_checkpoint(tmp_path, monkeypatch, moment):
+    step = FakeStep()
+
+    def request(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    dataset = FakeDataset(15, lambda number: request() if moment == "before the step" and number == 5 else None)
+    if moment == "in the step":
+        original = FakeStep.__call__
+        monkeypatch.setattr(
+            FakeStep, "__call__", lambda self, n, t: (request() if n == 5 else None, original(self, n, t))[1]
+        )
+    if moment.startswith("while"):
+        monkeypatch.setattr(LossLog, "draw_now_and_then", request)
+    trainer = make_trainer(tmp_path, step, log_interval=1000, save_epochs=1000)
+    with pytest.raises(EndOfRun) as caught:
+        trainer.run(dataset, Position())
+    rows = list(read_loss_csv(tmp_path / "loss.csv"))
+    (checkpoint,) = tmp_path.glob("*.ckpt")
+    assert checkpoint.name == f"Midas_0-{rows[-1].epoch}_{rows[-1].step}.ckpt"
+    assert str(caught.value) == (
+        f"stopped on request after epoch {rows[-1].epoch} step {rows[-1].step}; the last checkpoint is {checkpoint}; "
+        "--resume True resumes the run"
+    )
+    assert step.calls == len(rows) <= 6
+
+
+def test_group_of_one():
+    group = Group()
+    assert group.first_does(lambda: np.arange(3.0), 3).tolist() == [0, 1, 2]
+    group.check_equal("anything", "a")
+    with pytest.raises(ZeroDivisionError):
+        group.first_does(lambda: 1 / 0, 1)

@@ -7,21 +7,15 @@ its input was bad and had to be left out), 130 or 143 stopped by SIGINT or SIGTE
 import io
 import os
 import sys
-from typing import Callable, Optional
+from typing import Callable, NoReturn, Optional
 
 from src.common.stop import StopRequest, raise_on_signals
 
 
 class MidasError(Exception):
-    """An anticipated fault. Its text is one line: file or key, what was expected, what was found.
-
-    Attributes:
-        exit_status: Of the script that it ends.
-        exit_at_once: Whether MindSpore must not be taken down in order, because it would crash.
-    """
+    """An anticipated fault. Its text is one line: file or key, what was expected, what was found."""
 
     exit_status = 1
-    exit_at_once = False
 
 
 class UsageError(MidasError):
@@ -32,12 +26,6 @@ class UsageError(MidasError):
 
 class DataError(MidasError):
     """A file that is missing, truncated, or not what its place in a data set says it is."""
-
-
-class LoaderDied(DataError):
-    """A process that loads data has died, and MindSpore has threads that wait for it."""
-
-    exit_at_once = True
 
 
 class CheckpointError(MidasError):
@@ -59,11 +47,8 @@ def run_script(main: Callable[[], Optional[int]]) -> None:
     try:
         status = main()
     except MidasError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {error}", file=sys.stderr)
         status = error.exit_status
-        if error.exit_at_once:
-            sys.stdout.flush()
-            os._exit(status)
     except OSError as error:  # a full disk, a folder that may not be written: the file says it all
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         status = MidasError.exit_status
@@ -71,3 +56,11 @@ def run_script(main: Callable[[], Optional[int]]) -> None:
         print(f"stopped on request{': ' if str(request) else ''}{request}", file=sys.stderr)
         status = request.exit_status
     sys.exit(status)
+
+
+def end_at_once(error: Exception) -> NoReturn:
+    """Reports a fault and ends the process, from any thread, whatever the others do; nothing is taken down in order."""
+    print(f"error: {error}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(MidasError.exit_status)

@@ -79,27 +79,27 @@ class Requests:
 
 
 @contextmanager
-def stop_between_items(announce: Callable[[], str] = lambda: "") -> Iterator[Requests]:
+def stop_between_items(announcement: str) -> Iterator[Requests]:
     """Inside this block, the first signal raises nothing by itself: work on an item is finished.
 
     Args:
-        announce: Called at once, in a thread, for a line to print on stderr; "" for none.
+        announcement: Printed on stderr at once, even while MindSpore compiles or computes.
 
     Yields:
         The requests so far.
     """
     requests = Requests()
     earlier = _handle(lambda number, _frame: requests.add(number))
-    _announcers.append(announce)
+    _announcements.append(announcement)
     try:
         yield requests
     finally:
-        _announcers.remove(announce)
+        _announcements.remove(announcement)
         for number, handler in earlier.items():
             signal.signal(number, handler)
 
 
-_announcers: list[Callable[[], str]] = []  # of the blocks at hand
+_announcements: list[str] = []  # of the blocks at hand
 
 
 def _handle(handler: Callable[[int, object], None]) -> dict[int, object]:
@@ -116,7 +116,7 @@ def _listen(reader: int) -> None:
                 continue
             if first_s is None:
                 first_s = time.monotonic()
-                for line in filter(None, (announce() for announce in _announcers)):
+                for line in _announcements:
                     print(line, file=sys.stderr, flush=True)
             elif time.monotonic() - first_s > _SAME_REQUEST_S:
                 os._exit(128 + number)

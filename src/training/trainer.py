@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Optional
 import mindspore as ms
 from mindspore import nn
 
-from src.common.errors import DataError, MidasError
+from src.common.errors import DataError, MidasError, end_at_once
 from src.common.progress import format_seconds
 from src.common.stop import Requests, stop_between_items
 from src.training.group import Group
@@ -139,26 +139,33 @@ class Trainer:
         if self.group.rank == 0:
             self._log = LossLog(self.folder.path, start.epoch, start.step)
         reporter = _Reporter(self.order, self.settings, start, is_silent=self.group.rank != 0)
-
-        def announce() -> str:
-            # MindSpore asks its own process to stop when a loader has died.
-            return "" if source.find_dead_loader() else "asked to stop: the run ends after this step, with a checkpoint"
-
-        with Batches(dataset) as source, stop_between_items(announce) as requests:
+        announcement = "asked to stop: the run ends after this step, with a checkpoint"
+        with Batches(dataset, self._give_up) as source, stop_between_items(announcement) as requests:
             try:
                 self._loop(source, start, reporter, requests)
             except DataError as error:
-                self._read(reporter.lap())
-                if self._unsaved:
-                    self.save(self._unsaved)
-                error.args = (f"{error}; {self._how_to_go_on()}",)
-                raise
+                raise self._keep(str(error)) from error
             except EndOfRun:
                 self._draw()
                 self.group.wait_for_all()  # the launcher kills the others as soon as one has ended
                 raise
             finally:
                 self._draw()
+
+    def _keep(self, fault: str) -> DataError:
+        """Saves what has been learnt so far, and returns the error that says what has happened and how to go on."""
+        self._read(0.0)
+        if self._unsaved:
+            self.save(self._unsaved)
+        return DataError(f"{fault}; {self._how_to_go_on()}")
+
+    def _give_up(self, fault: str) -> None:
+        """Ends the process, in which the training waits for a dead loader."""
+        try:
+            error = self._keep(fault)
+        except Exception as another:
+            error = another
+        end_at_once(error)
 
     def _draw(self) -> None:
         if self._log:
@@ -194,11 +201,8 @@ class Trainer:
             if is_asked or is_save_due:
                 self.save(position)
             if is_asked and done < reporter.run_steps:
-                fault = source.find_dead_loader()
                 where = f"after epoch {position.epoch} step {position.step}"
-                end = EndOfRun(f"{fault or f'stopped on request {where}'}; {self._how_to_go_on()}")
-                end.exit_at_once = bool(fault)
-                raise end
+                raise EndOfRun(f"stopped on request {where}; {self._how_to_go_on()}")
             if is_epoch_end:
                 reporter.start_epoch()
 

@@ -2,18 +2,18 @@
 
 import multiprocessing
 import os
-import queue
 import re
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Optional
 
 import numpy as np
 
-from src.common.errors import DataError, LoaderDied
+from src.common.errors import DataError
 from src.util import read_image, read_truth
 from src.utils.mixdata import Pair
 from src.utils.order import SampleOrder
@@ -22,6 +22,7 @@ from src.utils.truth import inverse_depth_of, inverse_depth_range
 
 COLUMNS = ("image", "target", "mask")
 _TICK_S = 0.02  # between two looks at the loaders
+_PATIENCE_S = 0.5  # how long a batch may be waited for when a loader has died: some may be ready
 _PREFETCHED_BATCHES = 4  # MindSpore's 16 would hold 380 MB of 8 x 384 x 384 samples ready
 
 
@@ -116,6 +117,8 @@ def create_dataset(source: Any, order: SampleOrder, first: int, count: int, num_
     use_one_opencv_thread()
     workers = min(num_parallel_workers, os.cpu_count() or 1)
     mindspore.dataset.config.set_prefetch_size(_PREFETCHED_BATCHES)
+    # It would send SIGTERM to this process when a loader dies, as if somebody had asked for that. ``Batches`` watches.
+    mindspore.dataset.config.set_enable_watchdog(False)
     return mindspore.dataset.GeneratorDataset(
         _Steps(source, order, first, count),
         list(COLUMNS),
@@ -128,74 +131,66 @@ def create_dataset(source: Any, order: SampleOrder, first: int, count: int, num_
 class Batches:
     """Iterates once over the batches of ``create_dataset``, as tuples of ``mindspore.Tensor``; a context manager.
 
-    MindSpore waits for ever for what a dead loader should have made. So a thread waits for MindSpore, and whoever
-    iterates waits for the thread and has an eye on the loaders.
-
     Args:
         dataset: Of ``create_dataset``.
+        give_up: Called in a thread, with what has happened, when a loader has died and MindSpore waits for its batch,
+            which it does for ever and cannot be interrupted in. It has to end the process.
 
     Raises:
-        DataError: While iterating: a loader met a bad file, or died (``LoaderDied``). MindSpore reports both as a
-            RuntimeError of many lines, if at all.
+        DataError: While iterating: a loader met a bad file, or died. (MindSpore reports both as a RuntimeError of many
+            lines.)
     """
 
-    def __init__(self, dataset: Any):
+    def __init__(self, dataset: Any, give_up: Callable[[str], None]):
         self._loader_count = dataset.num_parallel_workers if dataset.python_multiprocessing else 0
         self._others = {process.pid for process in multiprocessing.active_children()}
         self._loaders: list[multiprocessing.Process] = []
-        self._ready: queue.Queue = queue.Queue(1)
-        self._is_closed = False
         self._iterator = dataset.create_tuple_iterator(num_epochs=1)
-        self._thread = threading.Thread(target=self._feed, name="batches", daemon=True)
+        self._give_up = give_up
+        self._waits_since: Optional[float] = None
+        self._is_closed = threading.Event()
+        self._watch = threading.Thread(target=self._watch_loaders, name="loaders", daemon=True)
 
     def __enter__(self) -> "Batches":
-        self._thread.start()
+        self._watch.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._is_closed = True
-        while self._thread.is_alive() and not self.find_dead_loader():
-            with suppress(queue.Empty):
-                self._ready.get(timeout=_TICK_S)
-
-    def _feed(self) -> None:
-        try:
-            for batch in self._iterator:
-                self._ready.put(batch)
-                if self._is_closed:
-                    break
-            else:
-                self._ready.put(None)
-        except Exception as error:  # to be raised where somebody iterates
-            self._ready.put(error)
-        # Here, since MindSpore cannot bear it while this thread waits for a batch. Loaders that are not told that they
-        # are no longer needed are waited for, 5 s.
+        self._is_closed.set()
+        self._watch.join()
+        for process in self._loaders:
+            process.kill()  # MindSpore would wait for them, 5 s
         self._iterator.stop()
+        del self._iterator
 
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        while (batch := self._next()) is not None:
-            yield batch
-
-    def _next(self) -> Optional[tuple[Any, ...]]:
-        while True:
+    def _watch_loaders(self) -> None:
+        while not self._is_closed.wait(_TICK_S):
             if len(self._loaders) < self._loader_count:  # they are started when the first batch is asked for
                 children = multiprocessing.active_children()
                 self._loaders = [process for process in children if process.pid not in self._others]
-            with suppress(queue.Empty):
-                batch = self._ready.get(timeout=_TICK_S)
-                break
-            fault = self.find_dead_loader()
-            if fault:
-                raise LoaderDied(fault)
-        if isinstance(batch, Exception):
-            faults = re.findall(r"^(?:src\.common\.errors\.)?DataError: (.*)$", str(batch), re.MULTILINE)
-            if faults:  # of several, the first may head the traceback of a worker process
-                raise DataError(faults[-1]) from batch
-            fault = self.find_dead_loader()
-            if not fault:
-                raise batch
-            raise LoaderDied(fault) from batch
-        return batch
+            since = self._waits_since
+            if since is not None and time.monotonic() - since > _PATIENCE_S:
+                fault = self.find_dead_loader()
+                if fault:
+                    self._give_up(fault)
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        while True:
+            self._waits_since = time.monotonic()
+            try:
+                batch = next(self._iterator, None)
+            except RuntimeError as error:
+                faults = re.findall(r"^(?:src\.common\.errors\.)?DataError: (.*)$", str(error), re.MULTILINE)
+                # of several, the first may head the traceback of a worker process
+                fault = faults[-1] if faults else self.find_dead_loader()
+                if not fault:
+                    raise
+                raise DataError(fault) from error
+            finally:
+                self._waits_since = None
+            if batch is None:
+                return
+            yield batch
 
     def find_dead_loader(self) -> str:
         """Says which loader process has died of what, and what to do about it; empty if all are well."""
