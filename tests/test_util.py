@@ -149,6 +149,18 @@ def test_orientation_of_large_and_of_double_precision_tiff(tmp_path):
     np.testing.assert_array_equal(util.read_truth(path), stored)
 
 
+@pytest.mark.parametrize(("tag", "xmp"), [(None, 6), (None, 3), (8, 6)])
+def test_orientation_in_the_xmp_data_of_tiff(tmp_path, tag, xmp):
+    """It counts where there is no tag; OpenCV, which turns TIFF files by the tag, does not know it."""
+    path, stored = tmp_path / "a.tif", picture()
+    tags = {} if tag is None else {274: tag}
+    Image.fromarray(stored).save(path, tiffinfo={**tags, 700: b'<rdf:Description tiff:Orientation="%d"/>' % xmp})
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(util.read_image(path), ImageOps.exif_transpose(opened))
+    assert util.read_orientation(path) == (tag or xmp)
+    np.testing.assert_array_equal(util.read_image(path, exif_rotation=False), stored)
+
+
 def test_two_cameras_agree(cases):
     jpeg = util.read_image(cases / "webp_orientation" / "jpeg_exif6.jpg")
     webp = util.read_image(cases / "webp_orientation" / "webp_exif6.webp")
