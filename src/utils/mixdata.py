@@ -22,7 +22,6 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import NamedTuple, Optional, Union
 
 import numpy as np
 
+from src.common.ahead import thread_pool
 from src.common.atomic import write_text
 from src.common.errors import DataError
 from src.common.progress import Progress
@@ -265,14 +265,10 @@ def check_pairs(pairs: Sequence[Pair], workers: int, verdicts_path: Optional[Pat
     waiting = [index for index, fingerprint in enumerate(prints) if fingerprint not in known]
     results = {index: known[fingerprint] for index, fingerprint in enumerate(prints) if fingerprint in known}
     if waiting:
-        pool = ThreadPoolExecutor(workers)
-        try:
-            with Progress(len(waiting), "Checking training data", "pairs") as progress:
-                for index, result in zip(waiting, pool.map(_examine, [pairs[index] for index in waiting])):
-                    progress.update()
-                    results[index] = result
-        finally:
-            pool.shutdown(cancel_futures=True)  # an interrupt need not wait for the rest
+        with thread_pool(workers) as pool, Progress(len(waiting), "Checking training data", "pairs") as progress:
+            for index, result in zip(waiting, pool.map(_examine, [pairs[index] for index in waiting])):
+                progress.update()
+                results[index] = result
     good = [index for index in range(len(pairs)) if isinstance(results[index], TruthStatistics)]
     if verdicts_path is not None and waiting:
         verdicts = {"version": _VERDICTS_VERSION, "pairs": {prints[index]: results[index] for index in good}}
