@@ -82,7 +82,7 @@ def read_lines(path: PathLike) -> list[tuple[int, str]]:
     """Reads a list with one entry per line.
 
     Args:
-        path: A text file in UTF-8; other bytes become U+FFFD.
+        path: A text file in UTF-8, with or without a byte order mark; other bytes become U+FFFD.
 
     Returns:
         Number (from 1) and stripped text of every line that is not empty and does not start with #.
@@ -90,7 +90,7 @@ def read_lines(path: PathLike) -> list[tuple[int, str]]:
     Raises:
         DataError: The file cannot be read or has no such line.
     """
-    text = _read_bytes(path).decode("utf-8", errors="replace")
+    text = _read_bytes(path).decode("utf-8-sig", errors="replace")
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not lines:

@@ -66,6 +66,8 @@ def test_read_lines(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes("# comment\r\n\r\n  a b \n\t\n#c\n深度\n".encode() + b"\xff")
     assert util.read_lines(path) == [(3, "a b"), (6, "深度"), (7, "\N{REPLACEMENT CHARACTER}")]
+    path.write_bytes("\ufeff# comment\r\na\r\n".encode())
+    assert util.read_lines(path) == [(2, "a")]
     path.write_text("# only this\n")
     assert fault(util.read_lines, path).endswith("expected a list with at least one line, found none")
     assert "cannot be read: No such file" in fault(util.read_lines, tmp_path / "gone.txt")

@@ -96,7 +96,7 @@ def read_mixdata(mixdata_path: PathLike) -> list[TrainingSet]:
         DataError: The file is missing or malformed.
     """
     try:
-        tables = json.loads(Path(mixdata_path).read_text(encoding="utf-8"))
+        tables = json.loads(Path(mixdata_path).read_text(encoding="utf-8-sig"))  # Windows may mark it
     except OSError as error:
         raise DataError(f"{mixdata_path}: cannot be read: {error.strerror}") from error
     except ValueError as error:

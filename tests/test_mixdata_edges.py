@@ -1,8 +1,8 @@
-"""Keys of files whose suffix is a pattern, too: the suffix never counts."""
+"""More of mixdata.json: keys of files whose suffix is a pattern, too, and files from Windows."""
 
 import pytest
 
-from src.utils.mixdata import find_files
+from src.utils.mixdata import find_files, read_mixdata
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,9 @@ def test_suffix_of_a_pattern_may_have_wildcards(tmp_path, pattern, expected):
     for name in ("a_depth.png", "b_depth.npy", "1.5_depth.png", "f.001.png", "f.002.tar.gz", "x.png"):
         (tmp_path / name).touch()
     assert {path[len(str(tmp_path)) + 1 :]: key for path, key in find_files(tmp_path, pattern).items()} == expected
+
+
+def test_mixdata_of_a_windows_editor(tmp_path):
+    path = tmp_path / "mixdata.json"
+    path.write_bytes('\ufeff{"img": {"A": "/a/*"},\r\n "depth": {"A": "/b/*"}}\r\n'.encode())
+    assert read_mixdata(path) == [("A", "/a/*", "/b/*", "inverse_depth", None)]
