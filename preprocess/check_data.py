@@ -13,12 +13,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.common.ahead import thread_pool
 from src.common.errors import DataError, UsageError, run_script
 from src.common.progress import Progress
 from src.config import REPOSITORY, load_config
@@ -136,7 +136,7 @@ def check_dataset(name: str, path: Union[str, tuple[str, ...]], every: bool) -> 
             faults[index] = str(error)
             return ""
 
-    with ThreadPoolExecutor(WORKERS) as pool, Progress(len(chosen), name, "samples") as progress:
+    with thread_pool(WORKERS) as pool, Progress(len(chosen), name, "samples") as progress:
         for description in pool.map(read, chosen):
             detail = detail or description
             progress.update()
@@ -167,7 +167,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("data_dir", nargs="?", type=Path, default=default, help="data folder (default: %(default)s)")
     parser.add_argument("--all", action="store_true", help="decode every sample, not only some of each set")
     options = parser.parse_args(arguments)
-    sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     if not options.data_dir.is_dir():
         raise UsageError(f"{options.data_dir}: expected the data folder, found none")
     config = load_config("", ["--train_data_dir", str(options.data_dir)])

@@ -38,6 +38,8 @@ _JPEG2000_TAGS = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 
 _MOST_PIXELS = 1 << 30  # of a picture: OpenCV's limit
 _ORIENTATION = 0x0112  # a tag of EXIF and TIFF
+_XMP = 0x02BC  # a tag of TIFF, whose text may name the orientation, too
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 # Orientation -> what turns the picture upright.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda image: cv2.flip(image, 1),
@@ -80,7 +82,7 @@ def read_lines(path: PathLike) -> list[tuple[int, str]]:
     """Reads a list with one entry per line.
 
     Args:
-        path: A text file in UTF-8; other bytes become U+FFFD.
+        path: A text file in UTF-8, with or without a byte order mark; other bytes become U+FFFD.
 
     Returns:
         Number (from 1) and stripped text of every line that is not empty and does not start with #.
@@ -88,7 +90,7 @@ def read_lines(path: PathLike) -> list[tuple[int, str]]:
     Raises:
         DataError: The file cannot be read or has no such line.
     """
-    text = _read_bytes(path).decode("utf-8", errors="replace")
+    text = _read_bytes(path).decode("utf-8-sig", errors="replace")
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not lines:
@@ -143,14 +145,19 @@ def _ends_with_pixels(png: bytes) -> bool:
     return kinds[-2:] == [b"IDAT", b"IEND"]
 
 
-def _orientation(data: bytes) -> int:
-    """Reads the orientation of an image file, 1 to 8; 1, which is upright, where there is none or none can be read."""
+def _orientation(data: bytes, with_xmp: bool = True) -> int:
+    """Reads the orientation of an image file, 1 to 8; 1, which is upright, where there is none or none can be read.
+
+    Of a TIFF file ``with_xmp=False`` reads the tag alone.
+    """
     try:
         if data.startswith(_TIFF_TAGS):  # Image.open would refuse float64
             exif = ImageFileDirectory_v2(data[: 16 if data.startswith(_BIG_TIFF_TAGS) else 8])
             file = io.BytesIO(data)
             file.seek(exif.next)
             exif.load(file)
+            if with_xmp and _ORIENTATION not in exif and (match := _XMP_ORIENTATION.search(exif.get(_XMP, b""))):
+                return int(match[1])
         else:
             with Image.open(io.BytesIO(data)) as picture:
                 # Of a PNG file without EXIF Pillow would decode the pixels, to see what comes after them.
@@ -175,13 +182,10 @@ def _decode(path: PathLike, data: bytes, upright: bool) -> np.ndarray:
         upright: Whether to turn the picture as its orientation says; otherwise pixels come as stored.
     """
     image = (_decode_jpeg2000 if data.startswith(_JPEG2000_TAGS) else _decode_others)(path, data)
-    if data.startswith(_TIFF_TAGS):  # OpenCV has turned it, whatever it was told
-        if not upright:
-            orientation = _orientation(data)
-            image = _turned(image, _OPPOSITE.get(orientation, orientation))
-    elif upright:
-        image = _turned(image, _orientation(data))
-    return image
+    if data.startswith(_TIFF_TAGS):  # OpenCV has turned it by its tag, whatever it was told
+        orientation = _orientation(data, with_xmp=False)
+        image = _turned(image, _OPPOSITE.get(orientation, orientation))
+    return _turned(image, _orientation(data)) if upright else image
 
 
 def read_image(path: PathLike, exif_rotation: bool = True) -> np.ndarray:
@@ -216,7 +220,7 @@ def _parse_npy(path: PathLike, data: bytes) -> np.ndarray:
     except Exception as error:  # the header is a Python expression: damaged ones make NumPy raise nearly anything
         raise DataError(
             f"{path}: expected a NumPy array of numbers, found {len(data)} bytes: truncated or damaged"
-        ) from (error)
+        ) from error
     if file.tell() != len(data):
         raise DataError(f"{path}: expected one NumPy array, found {len(data) - file.tell()} bytes after it")
     if array.ndim == 3 and 1 in array.shape:

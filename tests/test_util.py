@@ -66,6 +66,8 @@ def test_read_lines(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes("# comment\r\n\r\n  a b \n\t\n#c\n深度\n".encode() + b"\xff")
     assert util.read_lines(path) == [(3, "a b"), (6, "深度"), (7, "\N{REPLACEMENT CHARACTER}")]
+    path.write_bytes("\ufeff# comment\r\na\r\n".encode())
+    assert util.read_lines(path) == [(2, "a")]
     path.write_text("# only this\n")
     assert fault(util.read_lines, path).endswith("expected a list with at least one line, found none")
     assert "cannot be read: No such file" in fault(util.read_lines, tmp_path / "gone.txt")
@@ -147,6 +149,18 @@ def test_orientation_of_large_and_of_double_precision_tiff(tmp_path):
     directory = struct.pack("<H", len(tags) + 1) + entries + bytes(4)
     path.write_bytes(b"II*\0" + struct.pack("<I", 8 + 48) + stored.astype(np.float64).tobytes() + directory)
     np.testing.assert_array_equal(util.read_truth(path), stored)
+
+
+@pytest.mark.parametrize(("tag", "xmp"), [(None, 6), (None, 3), (8, 6)])
+def test_orientation_in_the_xmp_data_of_tiff(tmp_path, tag, xmp):
+    """It counts where there is no tag; OpenCV, which turns TIFF files by the tag, does not know it."""
+    path, stored = tmp_path / "a.tif", picture()
+    tags = {} if tag is None else {274: tag}
+    Image.fromarray(stored).save(path, tiffinfo={**tags, 700: b'<rdf:Description tiff:Orientation="%d"/>' % xmp})
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(util.read_image(path), ImageOps.exif_transpose(opened))
+    assert util.read_orientation(path) == (tag or xmp)
+    np.testing.assert_array_equal(util.read_image(path, exif_rotation=False), stored)
 
 
 def test_two_cameras_agree(cases):

@@ -22,13 +22,14 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 import numpy as np
 
+from src.common.ahead import thread_pool
 from src.common.atomic import write_text
 from src.common.errors import DataError
 from src.common.progress import Progress
@@ -95,7 +96,7 @@ def read_mixdata(mixdata_path: PathLike) -> list[TrainingSet]:
         DataError: The file is missing or malformed.
     """
     try:
-        tables = json.loads(Path(mixdata_path).read_text(encoding="utf-8"))
+        tables = json.loads(Path(mixdata_path).read_text(encoding="utf-8-sig"))  # Windows may mark it
     except OSError as error:
         raise DataError(f"{mixdata_path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -159,20 +160,31 @@ def find_files(data_root: PathLike, pattern: str) -> dict[str, str]:
 
 def _step(found: Mapping[str, str], component: str, is_last: bool = False) -> Iterator[tuple[str, str]]:
     """Goes one component further down from the folders found, with their keys, so far."""
-    wildcards = list(_WILDCARD.finditer(component))
+    is_plain = not _WILDCARD.search(component)
     for folder, key in found.items():
         if component == "**":
             for path in _folders_below(folder):
                 yield path, "/".join(filter(None, (key, path[len(folder) + 1 :])))
-        elif not wildcards:
+        elif is_plain:
             yield f"{folder}/{component}", key
         else:
             for path in sorted(glob.glob(f"{glob.escape(folder)}/{component}")):
-                name = path[len(folder) + 1 :]
-                end = len(name) - (len(component) - wildcards[-1].end())
-                if is_last:
-                    end = min(end, len(Path(name).stem))
-                yield path, "/".join(filter(None, (key, name[wildcards[0].start() : end])))
+                part = _wildcard_part(path[len(folder) + 1 :], component, is_last)
+                yield path, "/".join(filter(None, (key, part)))
+
+
+def _wildcard_part(name: str, pattern: str, is_file: bool) -> str:
+    """Returns what the wildcards of a component stand for in a name that matches it."""
+    stem = name
+    if is_file:
+        stem, pattern_stem = Path(name).stem, pattern.rpartition(".")[0]
+        if fnmatchcase(stem, pattern_stem):  # "*_depth.*": the wildcard of the suffix does not count, either
+            name, pattern = stem, pattern_stem
+    wildcards = list(_WILDCARD.finditer(pattern))
+    if not wildcards:
+        return ""
+    end = len(name) - (len(pattern) - wildcards[-1].end())
+    return name[wildcards[0].start() : min(end, len(stem))]
 
 
 def _folders_below(top: str) -> list[str]:
@@ -253,14 +265,10 @@ def check_pairs(pairs: Sequence[Pair], workers: int, verdicts_path: Optional[Pat
     waiting = [index for index, fingerprint in enumerate(prints) if fingerprint not in known]
     results = {index: known[fingerprint] for index, fingerprint in enumerate(prints) if fingerprint in known}
     if waiting:
-        pool = ThreadPoolExecutor(workers)
-        try:
-            with Progress(len(waiting), "Checking training data", "pairs") as progress:
-                for index, result in zip(waiting, pool.map(_examine, [pairs[index] for index in waiting])):
-                    progress.update()
-                    results[index] = result
-        finally:
-            pool.shutdown(cancel_futures=True)  # an interrupt need not wait for the rest
+        with thread_pool(workers) as pool, Progress(len(waiting), "Checking training data", "pairs") as progress:
+            for index, result in zip(waiting, pool.map(_examine, [pairs[index] for index in waiting])):
+                progress.update()
+                results[index] = result
     good = [index for index in range(len(pairs)) if isinstance(results[index], TruthStatistics)]
     if verdicts_path is not None and waiting:
         verdicts = {"version": _VERDICTS_VERSION, "pairs": {prints[index]: results[index] for index in good}}

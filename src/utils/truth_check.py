@@ -18,9 +18,8 @@ from src.utils.truth import DEPTH, INVERSE_DEPTH, NEGATIVE_DISPARITY, Invalid, i
 _LEAST_PIXELS = 150
 _LEAST_DIFFERENCE = 0.25  # in standard deviations
 _ENOUGH_COLUMNS = 160  # to compare rows by; with all of them a check would take 1.7 times as long
-# Orientation of a set: a photograph from a high window or of a shelf may be the other way round, two thirds are not.
+# Orientation of a set: a photograph from a high window or of a shelf may be the other way round, a majority is suspect.
 _LEAST_DECIDED = 3
-_UPSIDE_DOWN = 2 / 3
 # Depth in millimetres ends between 0.3 and 20 m in most pictures. So may 16-bit disparity; its pictures are upright.
 _MILLIMETRES = (300, 20000)
 # Sensors and stereo leave several per cent of each picture without ground truth. Without such holes the smallest and
@@ -110,9 +109,9 @@ def describe_set(name: str, kind: str, listed: int, read: Sequence[TruthStatisti
     span = f"{min(lows):g}..{max(highs):g}" if lows else "no value"
     line = f"{head}, {types}, {span}, {100 * np.mean([one.valid for one in read]):.3g} % valid, {kind}"
     decided = [one.upright for one in read if one.upright is not None]
-    if decided:
-        line += f"; the lower part is nearer in {sum(decided)} of {len(decided)} pictures"
-    return line
+    if not decided:
+        return f"{line}; no picture tells which part is nearer"
+    return f"{line}; the lower part is nearer in {sum(decided)} of {len(decided)} pictures"
 
 
 def warnings_of_set(name: str, kind: str, invalid: Invalid, read: Sequence[TruthStatistics]) -> list[str]:
@@ -150,7 +149,7 @@ def _kind_doubt(kind: str, read: Sequence[TruthStatistics]) -> tuple[str, str]:
     """Says why the kind of a set is probably another and which, or returns "" and the kind."""
     decided = [one.upright for one in read if one.upright is not None]
     inverted = decided.count(False)
-    is_inverted = len(decided) >= _LEAST_DECIDED and inverted > _UPSIDE_DOWN * len(decided)
+    is_inverted = len(decided) >= _LEAST_DECIDED and inverted > len(decided) / 2
     is_upright = len(decided) >= _LEAST_DECIDED and not is_inverted
     if kind != DEPTH and _is_in_millimetres(read) and not (kind == INVERSE_DEPTH and is_upright):
         return "16-bit values that look like depth, for example in millimetres", DEPTH
