@@ -73,10 +73,12 @@ def open_datasets(config: Config) -> tuple[list[EvalDataset], dict[str, DataErro
 
 def settings_of(config: Config, device_target: str) -> dict[str, Any]:
     """Lists what the figures depend on, to the last bit, but for the data."""
+    import cv2
     import mindspore
 
     return {
         "mindspore": mindspore.__version__,
+        "opencv": cv2.__version__,
         "ckpt_sha256": content_hash(config.ckpt_path) if config.ckpt_path else f"random, seed {config.seed}",
         "device_target": device_target,
         **{key: getattr(config, key) for key in FIGURE_KEYS},

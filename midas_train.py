@@ -83,11 +83,13 @@ def load_source(config: Config, group: Group, folder: RunFolder) -> LoadImagesDe
         checked = check_pairs(pairs, config.num_parallel_workers, remembered)
         good = good_pairs(pairs, unpaired, checked, config.mixdata, config.skip_bad_samples)
         faults = [*unpaired, *checked.faults]
-        for line in [f"left out: {fault}" for fault in faults] + [f"warning: {w}" for w in warnings_of(pairs, checked)]:
-            print(line, file=sys.stderr)
+        for line in faults:
+            print(f"left out: {line}", file=sys.stderr)
         found = f"{len(good)} training images in {config.train_data_dir}"
         print(f"{found}, {len(faults)} left out" if faults else found)
         print(*(f"  {line}" for line in describe_sets(pairs, checked)), sep="\n", flush=True)
+        for line in warnings_of(pairs, checked):
+            print(f"warning: {line}", file=sys.stderr)
         is_good = np.zeros(len(pairs))
         is_good[checked.good] = 1
         return is_good

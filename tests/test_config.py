@@ -708,3 +708,29 @@ def test_scripts_name_the_keys_that_they_read(name):
     read = [*re.findall(r"\bconfig\.(\w+)", source), *re.findall(r'require_\w+\(config, "(\w+)"\)', source)]
     keys = {key for word in read for key in properties.get(word, [word])}
     assert keys == set(importlib.import_module(name).KEYS)
+
+
+def test_each_setting_is_part_of_the_course_of_a_training_or_free():
+    """With the test above: a key that is new to the script fails until somebody has decided."""
+    script = importlib.import_module("midas_train")
+    assert sorted(script.KEYS) == sorted([*script.COURSE_KEYS, *script.FREE_KEYS])
+    assert len({*script.KEYS}) == len(script.KEYS)
+    constant, decaying = (load_config("", ["--lr_decay", value]) for value in ("False", "True"))
+    assert {*script.course_keys(decaying)} - {*script.course_keys(constant)} == {"epoch_size"}
+
+
+def test_settings_of_a_run_to_resume(tmp_path):
+    run = tmp_path / "config.yaml"
+    run.write_text(dump_config(load_config("", ["--batch_size", "3", "--power", "2", "--log_interval", "5"])))
+    other = tmp_path / "other.yaml"
+    other.write_text("power: 2.0\nlog_interval: 6\nseed: 1\n")
+    words = ["--config_path", str(other), "--log_interval", "7"]
+    config = load_config("", words, base=run, fixed=("batch_size", "power", "seed"))
+    assert (config.batch_size, config.power, config.log_interval, config.epoch_size) == (3, 2.0, 7, 400)
+    other.write_text("power: 3\n")
+    with pytest.raises(UsageError) as caught:
+        load_config("", [*words, "--batch_size", "4"], base=run, fixed=("batch_size", "power", "seed"))
+    assert str(caught.value) == (
+        f"command line: batch_size: expected 3, found 4; {other}:1: power: expected 2.0, found 3 "
+        f"(a resumed run keeps the settings of {run})"
+    )

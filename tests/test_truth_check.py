@@ -8,21 +8,21 @@ from src.utils.truth_check import TruthStatistics, describe_set, lower_is_nearer
 RAMP = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[:, None], 80, axis=1)  # 60 x 80; 0 in the first row, 236 last
 
 
-def figures(dtype="uint8", low=0, high=254, valid=0.9, zeros=0.001, tops=0.001, upright=True):
-    return TruthStatistics(dtype, low, high, valid, zeros, tops, upright)
+def figures(dtype="uint8", low=0, high=254, valid=0.9, zeros=0.001, tops=0.001, span=None, upright=True):
+    return TruthStatistics(dtype, low, high, valid, zeros, tops, span, upright)
 
 
 def test_figures_of_one_ground_truth():
     stored = RAMP.copy()
     stored[:, :8] = 255  # a tenth
     share = 0.9 / 60  # of each row, and so of the zeros
-    assert measure_truth(stored, "inverse_depth", 255) == ("uint8", 0, 236, 0.9, pytest.approx(share), 0.1, True)
+    assert measure_truth(stored, "inverse_depth", 255) == ("uint8", 0, 236, 0.9, pytest.approx(share), 0.1, None, True)
     assert measure_truth(stored, "negative_disparity", 255).upright is False
     as_depth = measure_truth(stored.astype(np.uint16) * 10, "depth", 2550)
-    assert as_depth == ("uint16", 40, 2360, pytest.approx(0.9 - share), pytest.approx(share), 0, False)
+    assert as_depth == ("uint16", 40, 2360, pytest.approx(0.9 - share), pytest.approx(share), 0, 1, False)
     as_float = measure_truth(np.where(stored == 255, np.nan, stored).astype(np.float32), "inverse_depth", None)
-    assert as_float == ("float32", 0, 236, 0.9, pytest.approx(share), 0, True)
-    assert measure_truth(np.zeros((9, 9), np.uint16), "depth", None) == ("uint16", None, None, 0, 1, 0, None)
+    assert as_float == ("float32", 0, 236, 0.9, pytest.approx(share), 0, 1, True)
+    assert measure_truth(np.zeros((9, 9), np.uint16), "depth", None) == ("uint16", None, None, 0, 1, 0, None, None)
 
 
 def test_orientation_is_undecided_where_it_cannot_be_told():
@@ -133,3 +133,24 @@ def test_hardly_a_valid_pixel():
     assert line == 'A: 1 of 1 pictures have hardly a valid pixel with "kind": {"A": "depth"}'
     assert warned("inverse_depth", 0, empty, *[figures()] * 9) == []
     assert warned("inverse_depth", 0) == []
+
+
+def test_stray_readings_flatten_the_target():
+    """Depths of 1 to 3 m, and four pixels of 4800 at 1 cm: of 1/depth 0.33..100, all others take 0.33..1."""
+    depth = np.tile(np.linspace(1000, 3000, 80).astype(np.uint16), (60, 1))
+    sound = measure_truth(depth, "depth", None)
+    assert sound.span == pytest.approx(1, abs=0.01)
+    depth[30, 40:44] = 10
+    stray = measure_truth(depth, "depth", None)
+    assert stray.span == pytest.approx((1 - 1 / 3) / (100 - 1 / 3), rel=0.01)
+    assert warnings_of_set("A", "depth", None, [sound] * 10 + [stray]) == []  # one picture of eleven
+    (warning,) = warnings_of_set("A", "depth", None, [sound] * 8 + [stray])
+    assert warning.startswith("A: in 1 of 9 pictures a few stray values span most of the inverse depth")
+
+
+def test_value_that_no_pixel_can_hold():
+    for invalid in (-1, 256, 0.5):
+        (warning,) = warnings_of_set("A", "inverse_depth", invalid, [figures()])
+        assert warning == f'A: no pixel can hold "invalid": {{"A": {invalid}}}: they are whole, 0..255'
+    assert warnings_of_set("A", "inverse_depth", -1, [figures(dtype="float32", span=1)]) == []
+    assert warnings_of_set("A", "inverse_depth", 255, [figures()]) == []

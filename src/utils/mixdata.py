@@ -41,7 +41,7 @@ from src.utils.truth_check import TruthStatistics, describe_set, measure_truth, 
 _MAX_ASPECT_CHANGE = 1.1  # between an image and its ground truth; a forgotten rotation is far above, a crop below
 _WILDCARD = re.compile(r"\*|\?|\[!?\]?[^]]*\]")  # of a glob, within one component
 _VERDICTS_FOLDER = Path(__file__).resolve().parents[2] / "output" / "checked_data"
-_VERDICTS_VERSION = 1  # raise it when the statistics or what counts as a fault change
+_VERDICTS_VERSION = 2  # raise it when the statistics or what counts as a fault change
 
 
 @dataclass(frozen=True)
@@ -313,16 +313,23 @@ def _examine(pair: Pair) -> Union[TruthStatistics, str]:
     except DataError as error:
         return str(error)
     truth_height, truth_width = truth.shape
-    change = (width * truth_height) / (height * truth_width)
-    if max(change, 1 / change) > _MAX_ASPECT_CHANGE:
-        return (
+    orientation = read_orientation(pair.image_path)
+    if _differ(width / height, truth_width / truth_height):
+        fault = (
             f"{pair.depth_path}: expected the view of {pair.image_path} as stored ({width} x {height}),"
             f" found another aspect ratio ({truth_width} x {truth_height})"
         )
+        if orientation > 4 and not _differ(height / width, truth_width / truth_height):
+            fault += "; its EXIF tag turns the picture: store it turned, without the tag (mogrify -auto-orient)"
+        return fault
     statistics = measure_truth(truth, pair.kind, pair.invalid)
     # Which side is up is uncertain where the picture is to be turned: some programs turn the pixels and keep the tag.
-    is_turned = read_orientation(pair.image_path) > 2  # 2: mirrored
+    is_turned = orientation > 2  # 2: mirrored
     return statistics._replace(upright=None) if is_turned else statistics
+
+
+def _differ(aspect: float, other: float) -> bool:
+    return max(aspect / other, other / aspect) > _MAX_ASPECT_CHANGE
 
 
 def good_pairs(

@@ -10,7 +10,16 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from src.utils.truth import DEPTH, INVERSE_DEPTH, NEGATIVE_DISPARITY, Invalid, inverse_depth_of, valid_pixels
+from src.utils.truth import (
+    DEPTH,
+    INVERSE_DEPTH,
+    NEGATIVE_DISPARITY,
+    TOP,
+    Invalid,
+    inverse_depth_of,
+    inverse_depth_range,
+    valid_pixels,
+)
 
 # Orientation of one picture: the upper and the lower third of the valid pixels are compared by their means. (Thirds of
 # the picture would not do: a lidar sees next to nothing in the upper one.) A handful of pixels says nothing, nor does a
@@ -27,7 +36,11 @@ _MILLIMETRES = (300, 20000)
 _MANY = 0.05
 # The sparsest useful ground truth, a projected point cloud, covers several pixels in a thousand, lidar 1 to 5 %.
 _FEW = 0.001
-_EMPTY_PICTURES = 0.1
+# Of a range that a few stray readings set, all the others take a small part. In sound pictures all but 0.2 % of the
+# pixels take 0.93 to 0.98 of it.
+_STRAY = (0.001, 0.999)
+_FLAT = 0.25
+_BAD_PICTURES = 0.1  # share of the pictures of a set
 _TYPE_NAMES = {"uint8": "8 bit", "uint16": "16 bit", "float32": "float"}
 
 
@@ -41,6 +54,8 @@ class TruthStatistics(NamedTuple):
         valid: Share of the pixels that are valid, 0..1.
         zeros: Share of the pixels that hold 0.
         tops: Share of the pixels that hold 255 (8 bits) or 65535 (16 bits).
+        span: Share of the range of the target that all but 0.2 % of the valid pixels take, 0..1; None for values that
+            keep their scale, and without a valid pixel.
         upright: Whether the lower part of the picture is nearer than the upper; None: undecided.
     """
 
@@ -50,6 +65,7 @@ class TruthStatistics(NamedTuple):
     valid: float
     zeros: float
     tops: float
+    span: Optional[float]
     upright: Optional[bool]
 
 
@@ -65,10 +81,11 @@ def measure_truth(stored: np.ndarray, kind: str, invalid: Invalid) -> TruthStati
     low, high = (values.min().item(), values.max().item()) if values.size else (None, None)
     tops = np.count_nonzero(stored == np.iinfo(stored.dtype).max) if stored.dtype.kind == "u" else 0
     shares = [count / stored.size for count in (values.size, np.count_nonzero(stored == 0), tops)]
+    limits = inverse_depth_range(stored, kind, invalid)
     some = stored[:, :: max(1, stored.shape[1] // _ENOUGH_COLUMNS)]
-    return TruthStatistics(
-        str(stored.dtype), low, high, *shares, lower_is_nearer(*inverse_depth_of(some, kind, invalid))
-    )
+    target, valid = inverse_depth_of(some, kind, invalid, limits)
+    span = float(np.ptp(np.quantile(target[valid], _STRAY))) / TOP if limits and valid.any() else None
+    return TruthStatistics(str(stored.dtype), low, high, *shares, span, lower_is_nearer(target, valid))
 
 
 def lower_is_nearer(inverse_depth: np.ndarray, valid: np.ndarray) -> Optional[bool]:
@@ -139,9 +156,19 @@ def warnings_of_set(name: str, kind: str, invalid: Invalid, read: Sequence[Truth
                     f" if that means no ground truth: {_entry('invalid', name, value)}"
                 )
     empty = sum(one.valid < _FEW for one in read)
-    if empty > _EMPTY_PICTURES * len(read):
+    if empty > _BAD_PICTURES * len(read):
         entry = _entry("kind", name, kind) if invalid is None else _entry("invalid", name, invalid)
         warnings.append(f"{name}: {empty} of {len(read)} pictures have hardly a valid pixel with {entry}")
+    flat = sum(one.span is not None and one.span < _FLAT for one in read)
+    if flat > _BAD_PICTURES * len(read):
+        warnings.append(
+            f"{name}: in {flat} of {len(read)} pictures a few stray values span most of the inverse depth, so that the"
+            ' others look alike to the training; remove them, or store there what "invalid" names'
+        )
+    if invalid is not None and all(one.dtype.startswith("u") for one in read):
+        top = max(np.iinfo(one.dtype).max for one in read)
+        if invalid != int(invalid) or not 0 <= invalid <= top:
+            warnings.append(f"{name}: no pixel can hold {_entry('invalid', name, invalid)}: they are whole, 0..{top}")
     return warnings
 
 
