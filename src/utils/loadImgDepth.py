@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from src.common.errors import DataError
+from src.common.errors import DataError, end_at_once
 from src.util import read_image, read_truth
 from src.utils.mixdata import Pair
 from src.utils.order import SampleOrder
@@ -134,14 +134,14 @@ class Batches:
     Args:
         dataset: Of ``create_dataset``.
         give_up: Called in a thread, with what has happened, when a loader has died and MindSpore waits for its batch,
-            which it does for ever and cannot be interrupted in. It has to end the process.
+            which it does for ever and cannot be interrupted in. It has to end the process, as the default does.
 
     Raises:
         DataError: While iterating: a loader met a bad file, or died. (MindSpore reports both as a RuntimeError of many
             lines.)
     """
 
-    def __init__(self, dataset: Any, give_up: Callable[[str], None]):
+    def __init__(self, dataset: Any, give_up: Callable[[str], None] = lambda fault: end_at_once(DataError(fault))):
         self._loader_count = dataset.num_parallel_workers if dataset.python_multiprocessing else 0
         self._others = {process.pid for process in multiprocessing.active_children()}
         self._loaders: list[multiprocessing.Process] = []
