@@ -142,7 +142,8 @@ class Batches:
     """
 
     def __init__(self, dataset: Any, give_up: Callable[[str], None] = lambda fault: end_at_once(DataError(fault))):
-        self._loader_count = dataset.num_parallel_workers if dataset.python_multiprocessing else 0
+        # and one that ends them if this process dies
+        self._loader_count = dataset.num_parallel_workers + 1 if dataset.python_multiprocessing else 0
         self._others = {process.pid for process in multiprocessing.active_children()}
         self._loaders: list[multiprocessing.Process] = []
         self._iterator = dataset.create_tuple_iterator(num_epochs=1)
@@ -159,13 +160,14 @@ class Batches:
         self._is_closed.set()
         self._watch.join()
         for process in self._loaders:
-            process.kill()  # MindSpore would wait for them, 5 s
+            with suppress(ValueError):  # MindSpore has closed it
+                process.kill()  # it would wait for it, 5 s
         self._iterator.stop()
         del self._iterator
 
     def _watch_loaders(self) -> None:
         while not self._is_closed.wait(_TICK_S):
-            if len(self._loaders) < self._loader_count:  # they are started when the first batch is asked for
+            if len(self._loaders) < self._loader_count:  # they are started while the first batch is waited for
                 children = multiprocessing.active_children()
                 self._loaders = [process for process in children if process.pid not in self._others]
             since = self._waits_since
