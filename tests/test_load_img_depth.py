@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -170,17 +172,69 @@ def test_leaving_early_waits_for_no_loader():
         assert not loader.is_alive()
 
 
+def test_leaving_while_a_loader_is_at_work(repo):
+    """Its batch will never come. In a process of its own, as MindSpore has waited for it for ever."""
+    code = """
+import sys, time
+sys.path.insert(0, "tests")
+from test_load_img_depth import Batches, Numbers, SampleOrder, create_dataset
+from src.utils.order import epoch_order
+
+class Slow(Numbers):
+    def __getitem__(self, index):
+        if index != epoch_order(13, 0, 0)[0]:
+            time.sleep(1000)
+        return super().__getitem__(index)
+
+with Batches(create_dataset(Slow(), SampleOrder(13, batch_size=1, seed=0), 0, 13, 2), print) as source:
+    next(iter(source))
+print("left")
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, timeout=120)
+    assert result.stdout == "left\n", result.stderr
+    assert result.returncode == 0
+
+
+def test_nothing_goes_on_while_the_training_is_given_up():
+    """The batch of another loader may still come: a step with it would change the weights that are being saved."""
+    begun, events = threading.Event(), []
+
+    class LateIterator:
+        num_parallel_workers, python_multiprocessing = 1, False
+
+        def create_tuple_iterator(self, num_epochs):
+            return self
+
+        def __next__(self):
+            assert begun.wait(30)
+            return ("batch",)
+
+        def stop(self):
+            pass
+
+    def give_up(fault):
+        begun.set()
+        time.sleep(0.3)  # saves
+        events.append(fault)
+
+    source = Batches(LateIterator(), give_up)
+    source.find_dead_loader = lambda: "dead"
+    with source:
+        events += next(iter(source))
+    assert events == ["dead", "batch"]
+
+
 def test_dead_loader_is_named(repo):
     """In a process of its own, since MindSpore cannot be used after that."""
     code = """
 import signal, sys
 sys.path.insert(0, "tests")
-from test_load_img_depth import Batches, Numbers, SampleOrder, create_dataset
-from src.common.errors import run_script
+from test_load_img_depth import Batches, DataError, Numbers, SampleOrder, create_dataset
+from src.common.errors import end_at_once, run_script
 
 def main():
     dataset = create_dataset(Numbers(), SampleOrder(15, batch_size=1, seed=0), 0, 15, 2)
-    with Batches(dataset) as source:
+    with Batches(dataset, lambda fault: end_at_once(DataError(fault))) as source:
         list(source)
 
 run_script(main)

@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from src.common.errors import DataError, end_at_once
+from src.common.errors import DataError
 from src.util import read_image, read_truth
 from src.utils.mixdata import Pair
 from src.utils.order import SampleOrder
@@ -134,22 +134,22 @@ class Batches:
     Args:
         dataset: Of ``create_dataset``.
         give_up: Called in a thread, with what has happened, when a loader has died and MindSpore waits for its batch,
-            which it does for ever and cannot be interrupted in. It has to end the process, as the default does.
+            which it does for ever and cannot be interrupted in. It has to end the process.
 
     Raises:
         DataError: While iterating: a loader met a bad file, or died. (MindSpore reports both as a RuntimeError of many
             lines.)
     """
 
-    def __init__(self, dataset: Any, give_up: Callable[[str], None] = lambda fault: end_at_once(DataError(fault))):
-        # and one that ends them if this process dies
-        self._loader_count = dataset.num_parallel_workers + 1 if dataset.python_multiprocessing else 0
+    def __init__(self, dataset: Any, give_up: Callable[[str], None]):
+        self._loader_count = dataset.num_parallel_workers if dataset.python_multiprocessing else 0
         self._others = {process.pid for process in multiprocessing.active_children()}
         self._loaders: list[multiprocessing.Process] = []
         self._iterator = dataset.create_tuple_iterator(num_epochs=1)
         self._give_up = give_up
         self._waits_since: Optional[float] = None
         self._is_closed = threading.Event()
+        self._turn = threading.Lock()  # of whoever gives up or goes on: a step must not change what is being saved
         self._watch = threading.Thread(target=self._watch_loaders, name="loaders", daemon=True)
 
     def __enter__(self) -> "Batches":
@@ -159,22 +159,24 @@ class Batches:
     def __exit__(self, *exc_info: object) -> None:
         self._is_closed.set()
         self._watch.join()
+        with suppress(AttributeError):  # MindSpore's own; its thread would wait for ever for a batch of a killed loader
+            self._iterator.dataset.sample_fn.eof.set()
         for process in self._loaders:
-            with suppress(ValueError):  # MindSpore has closed it
-                process.kill()  # it would wait for it, 5 s
+            process.kill()  # MindSpore would wait for them, 5 s
         self._iterator.stop()
         del self._iterator
 
     def _watch_loaders(self) -> None:
         while not self._is_closed.wait(_TICK_S):
-            if len(self._loaders) < self._loader_count:  # they are started while the first batch is waited for
-                children = multiprocessing.active_children()
-                self._loaders = [process for process in children if process.pid not in self._others]
-            since = self._waits_since
-            if since is not None and time.monotonic() - since > _PATIENCE_S:
-                fault = self.find_dead_loader()
-                if fault:
-                    self._give_up(fault)
+            if len(self._loaders) < self._loader_count:  # they are started when the first batch is asked for
+                known = {*self._others, *(process.pid for process in self._loaders)}
+                self._loaders += [child for child in multiprocessing.active_children() if child.pid not in known]
+            with self._turn:
+                since = self._waits_since
+                if since is not None and time.monotonic() - since > _PATIENCE_S:
+                    fault = self.find_dead_loader()
+                    if fault:
+                        self._give_up(fault)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         while True:
@@ -189,7 +191,8 @@ class Batches:
                     raise
                 raise DataError(fault) from error
             finally:
-                self._waits_since = None
+                with self._turn:
+                    self._waits_since = None
             if batch is None:
                 return
             yield batch
