@@ -132,6 +132,44 @@ def test_forked_processes_end_as_ever_and_do_not_count(repo):
     assert process.returncode == 143
 
 
+def test_the_same_request_once_more_interrupts_nothing(repo):
+    """A launcher passes on what its processes may have got, too: what cleans up after the first must not be cut off."""
+    process = start(repo, WAITS.replace('say("cleaned up")', 'say("cleans up"); time.sleep(0.5); say("cleaned up")'))
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "cleans up\n"
+    process.send_signal(signal.SIGTERM)
+    assert finish(process) == ("cleaned up\n", "stopped on request\n")
+    assert process.returncode == 130
+
+
+AFTER_ITEMS = """
+from src.common.errors import MidasError
+
+def main():
+    with stop_between_items("asked to stop") as requests:
+        say("ready")
+        while not requests:
+            time.sleep(0.01)
+        time.sleep(0.3)  # work on an item, while it is announced
+    say("saved")
+    time.sleep(0.5)
+    raise MidasError("stopped, the checkpoint is ...")
+
+run_script(main)
+"""
+
+
+def test_the_same_request_once_more_after_the_items_costs_no_message(repo):
+    process = start(repo, AFTER_ITEMS)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "saved\n"
+    process.send_signal(signal.SIGTERM)
+    assert finish(process) == ("", "asked to stop\nerror: stopped, the checkpoint is ...\n")
+    assert process.returncode == 1
+
+
 def test_what_is_turned_off_stays_off(repo):
     process = start(repo, WAITS.replace("50", "2"), ignored=[signal.SIGINT])
     assert process.stdout.readline() == "ready\n"
@@ -157,19 +195,17 @@ run_script(main)
 
 
 def test_a_pool_that_is_left_drops_its_queue():
-    begun, at_work, go_on = [], threading.Event(), threading.Event()
+    begun, go_on = [], threading.Event()
 
     def work(item):
         begun.append(item)
         if item:
-            at_work.set()
             go_on.wait(20)
         return item
 
     def leave():
         with thread_pool(1) as pool:
             assert next(run_ahead(pool, work, range(9), 5)) == 0
-            assert at_work.wait(20)
             threading.Timer(0.2, go_on.set).start()  # item 1 is at work while the block ends
             raise KeyboardInterrupt
 

@@ -44,6 +44,7 @@ def raise_on_signals() -> None:
     """
 
     def request_stop(number: int, _frame: object) -> None:
+        _handle(_ignore)  # the same request once more must not interrupt what cleans up
         raise StopRequest(number)
 
     _handle(request_stop)
@@ -96,7 +97,7 @@ def stop_between_items(announcement: str) -> Iterator[Requests]:
     finally:
         _announcements.remove(announcement)
         for number, handler in earlier.items():
-            signal.signal(number, handler)
+            signal.signal(number, _ignore if requests else handler)  # a request that was heard is not heard again
 
 
 _announcements: list[str] = []  # of the blocks at hand
@@ -106,6 +107,10 @@ def _handle(handler: Callable[[int, object], None]) -> dict[int, object]:
     """Sets the handler of both signals, but of those that are ignored; returns the earlier ones."""
     heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in heard}
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    """Leaves a signal to ``_listen``."""
 
 
 def _listen(reader: int) -> None:
