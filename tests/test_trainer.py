@@ -10,7 +10,7 @@ import torch
 from conftest import TINY
 from torch_midas import TorchMidas, lively, torch_loss
 
-from src.common.errors import CheckpointError
+from src.common.errors import CheckpointError, DataError
 from src.loss import create_loss
 from src.midas_net import MidasNet
 from src.training.group import Group
@@ -225,14 +225,14 @@ class FakeStep(ms.nn.Cell):
         return ms.Tensor([100.0 - number, float(number != self.bad), 1.0, *notes.asnumpy().tolist()], ms.float32)
 
 
-def make_trainer(folder, step, epochs=3, **settings):
+def make_trainer(folder, step, epochs=3, rank=0, **settings):
     order = SampleOrder(size=10, batch_size=2, seed=1)
     run_folder = RunFolder(folder)
     run_folder.lock()
     paths = [f"{number}.jpg" for number in range(10)]
     return Trainer(
         step, order, LoopSettings(epochs, **settings), (SLOW, SLOW), COURSE, run_folder,
-        lambda samples: [paths[sample] for sample in samples], Group(),
+        lambda samples: [paths[sample] for sample in samples], Group(rank),
     )  # fmt: skip
 
 
@@ -288,6 +288,56 @@ def test_stop_request_between_any_two_lines_leaves_a_checkpoint(tmp_path, monkey
         "--resume True resumes the run"
     )
     assert step.calls == len(rows) <= 6
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_process_that_writes_a_checkpoint_names_it(tmp_path, rank):
+    def vanish(number):
+        if number == 8:
+            raise DataError("/data/8.jpg: gone")
+
+    with pytest.raises(DataError) as caught:
+        make_trainer(tmp_path, FakeStep(), rank=rank, save_epochs=1000).run(FakeDataset(15, vanish), Position())
+    written = [str(path) for path in tmp_path.glob("*.ckpt")]
+    if rank:
+        assert written == []
+        assert str(caught.value) == "/data/8.jpg: gone; there is no checkpoint yet"
+    else:
+        assert written == [f"{tmp_path}/Midas_0-2_2.ckpt"]
+        assert f"gone; the last checkpoint is {written[0]}; --resume" in str(caught.value)
+
+
+def test_full_disk_names_the_checkpoint_that_is_there(tmp_path, monkeypatch):
+    def write(path, *content):
+        if path.name == "Midas_0-2_5.ckpt":
+            raise CheckpointError(f"{path}: cannot be written: No space left on device")
+        save_checkpoint(path, *content)
+
+    monkeypatch.setattr("src.training.trainer.save_checkpoint", write)
+    with pytest.raises(CheckpointError) as caught:
+        make_trainer(tmp_path, FakeStep()).run(FakeDataset(15), Position())
+    assert str(caught.value) == (
+        f"{tmp_path}/Midas_0-2_5.ckpt: cannot be written: No space left on device; "
+        f"the last checkpoint is {tmp_path}/Midas_0-1_5.ckpt; --resume True resumes the run"
+    )
+
+
+def test_time_of_steps_is_that_of_a_device_that_lags_behind(tmp_path, monkeypatch):
+    """A step returns at once and takes a second: the clock moves when somebody waits for what it tells."""
+    clock = [0.0]
+
+    class Told:
+        def __init__(self, number, notes):
+            self.number, self.values = number, np.array([1.0, 1.0, 0.0, *notes.asnumpy()], np.float32)
+
+        def asnumpy(self):
+            clock[0] = max(clock[0], self.number)
+            return self.values
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(FakeStep, "__call__", lambda self, number, notes: Told(number, notes))
+    make_trainer(tmp_path, FakeStep(), log_interval=1000).run(FakeDataset(15), Position())
+    assert [row.seconds for row in read_loss_csv(tmp_path / "loss.csv")] == [1.0] * 15
 
 
 def test_group_of_one():

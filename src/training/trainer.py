@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Optional
 import mindspore as ms
 from mindspore import nn
 
-from src.common.errors import DataError, MidasError, end_at_once
+from src.common.errors import CheckpointError, DataError, MidasError, end_at_once
 from src.common.progress import format_seconds
 from src.common.stop import Requests, stop_between_items
 from src.training.group import Group
@@ -142,21 +142,23 @@ class Trainer:
         reporter = _Reporter(self.order, self.settings, start, is_silent=self.group.rank != 0)
         announcement = "asked to stop: the run ends after this step, with a checkpoint"
         with Batches(dataset, self._give_up) as source, stop_between_items(announcement) as requests:
+            ending = None
             try:
                 self._loop(source, start, reporter, requests)
             except DataError as error:
                 raise self._keep(str(error)) from error
-            except EndOfRun:
-                self._draw()
-                self.group.wait_for_all()  # the launcher kills the others as soon as one has ended
-                raise
+            except EndOfRun as end:
+                ending = end
             finally:
                 self._draw()
+            if ending:
+                self.group.wait_for_all()  # the launcher kills the others as soon as one has ended
+                raise ending
 
     def _keep(self, fault: str) -> DataError:
         """Saves what has been learnt so far, and returns the error that says what has happened and how to go on."""
         self._read(0.0)
-        if self._unsaved:
+        if self._unsaved and self.group.rank == 0:  # no other process has a checkpoint to write, or to name
             self.save(self._unsaved)
         return DataError(f"{fault}; {self._how_to_go_on()}")
 
@@ -188,6 +190,7 @@ class Trainer:
             is_look_due = done >= next_look or done % self.settings.log_interval == 0
             if not (is_asked or is_look_due or is_epoch_end or is_save_due):
                 continue
+            told.asnumpy()  # the device may be behind: what it has yet to do belongs to the time of these steps
             step_s = reporter.lap() / len(self._pending)
             row, stopped, mean_s = self._read(step_s)
             next_look = done + self.settings.log_interval
@@ -246,11 +249,15 @@ class Trainer:
 
     def save(self, position: Position) -> None:
         """Writes a checkpoint of network and optimizer and deletes those that are too old."""
-        self.last_checkpoint = self.folder.checkpoint_path(position.epoch, position.step)
-        self._unsaved = None
+        path = self.folder.checkpoint_path(position.epoch, position.step)
         if self.group.rank == 0:
             extra = {**asdict(position), "course": dict(self.course)}
-            save_checkpoint(self.last_checkpoint, training_state(self.step), extra)
+            try:
+                save_checkpoint(path, training_state(self.step), extra)
+            except CheckpointError as error:  # a full disk
+                raise CheckpointError(f"{error}; {self._how_to_go_on()}") from error
+        self.last_checkpoint, self._unsaved = path, None
+        if self.group.rank == 0:
             self.folder.prune(self.settings.keep_checkpoints)
 
     def _raise_not_finite(self, position: Position, loss: float) -> NoReturn:
