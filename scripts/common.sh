@@ -111,11 +111,15 @@ install_requirements() {
 }
 
 # Prints the newest checkpoint of the run folder that the settings (--key value ...) name; nothing if there is none.
+# Fails, with one line, if the settings are wrong.
 latest_checkpoint() {
     "$PYTHON" -c 'import sys
 sys.path.insert(0, sys.argv.pop(1))
+from src.common.errors import run_script
 from src.config import load_config
 from src.training.run_folder import RunFolder
-latest = RunFolder(load_config("").train_output_path).latest()
-print(latest.path if latest else "")' "$REPOSITORY" "$@"
+def main():
+    latest = RunFolder(load_config("").train_output_path).latest()
+    print(latest.path if latest else "")
+run_script(main)' "$REPOSITORY" "$@"
 }

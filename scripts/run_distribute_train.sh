@@ -23,6 +23,7 @@ with socket.socket() as probe:
     except (OSError, ValueError, OverflowError):
         sys.exit(1)
 EOF
+latest_checkpoint "${@:3}" >/dev/null # wrong settings end the script here
 log_dir=${LOG_DIR:-$REPOSITORY/output/distribute_log}
 mkdir -p "$log_dir"
 echo "starting $1 processes; follow the first with: tail -f $log_dir/worker_0.log"
@@ -32,18 +33,25 @@ PATH=$(dirname "$msrun"):$PATH setsid "$msrun" --worker_num="$1" --local_worker_
     "$REPOSITORY/midas_train.py" --run_distribute True --model_weights "$2" "${@:3}" &
 launcher=$!
 
-# Hands the request on to the processes that msrun has started. They end together.
+# Hands the request on to the processes that msrun has started, or to msrun if it has not come to that (it is held
+# meanwhile, lest it start some that nobody tells). They end together.
 pass_on() {
+    is_asked=yes
     echo "asked to stop: the run ends after this step, with a checkpoint" >&2
-    "$PYTHON" -c 'import sys, psutil
-for process in psutil.Process(int(sys.argv[1])).children():
-    process.terminate()' "$launcher" || true
+    "$PYTHON" -c 'import contextlib, sys, psutil
+with contextlib.suppress(psutil.NoSuchProcess):
+    msrun = psutil.Process(int(sys.argv[1]))
+    msrun.suspend()
+    for process in msrun.children() or [msrun]:
+        process.terminate()
+    msrun.resume()' "$launcher" || true
 }
 trap pass_on INT TERM
-status=0
-while kill -0 "$launcher" 2>/dev/null; do
+is_asked=yes
+while [ -n "$is_asked" ]; do # a signal ends the waiting, not the run
+    is_asked=
     status=0
-    wait "$launcher" || status=$? # a signal ends the waiting, not the run
+    wait "$launcher" || status=$?
 done
 [ "$status" -ne 0 ] || exit 0
 latest=$(latest_checkpoint "${@:3}")

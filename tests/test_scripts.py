@@ -264,6 +264,31 @@ def test_taken_port_is_named_at_once(train_data, two):
     assert f"MASTER_PORT: expected a free port, found {port}" in result.stderr
 
 
+def test_wrong_setting_ends_the_script_before_it_starts_processes(train_data, two, tmp_path):
+    script, words, variables = two("run_distribute_train.sh", "2", "", "--epoch_szie", 3)
+    result = run_script(script, *words, **variables)
+    assert result.returncode == 2
+    assert result.stderr == "error: command line: unknown key 'epoch_szie'; did you mean epoch_size?\n"
+    assert not (tmp_path / "log").exists()
+
+
+def test_request_that_comes_before_the_processes_are_there(train_data, two, tmp_path):
+    script, words, variables = two("run_distribute_train.sh", "2", "", "--epoch_size", 5000)
+    words += ["--train_data_dir", train_data]
+    environment = {key: str(value) for key, value in {**os.environ, **variables}.items()}
+    with subprocess.Popen(
+        ["bash", str(script), *map(str, words)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline().startswith("starting 2 processes")
+        time.sleep(0.3)  # the trap is set right after that line
+        process.terminate()
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode not in (0, None)
+    assert errors.splitlines()[-1].endswith("; there is no checkpoint yet")
+    assert not (tmp_path / "run" / "loss.csv").exists()
+
+
 def test_processes_without_a_launcher(repo, train_data):
     words = ["--run_distribute", "True", "--model_weights", "", "--train_data_dir", str(train_data)]
     result = subprocess.run(
