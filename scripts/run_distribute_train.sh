@@ -35,6 +35,7 @@ launcher=$!
 
 # Hands the request on to the processes that msrun has started, or to msrun if it has not come to that (it is held
 # meanwhile, lest it start some that nobody tells). They end together.
+# shellcheck disable=SC2329 # the trap calls it
 pass_on() {
     is_asked=yes
     echo "asked to stop: the run ends after this step, with a checkpoint" >&2
