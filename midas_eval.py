@@ -137,7 +137,7 @@ def main() -> int:
     results = []
     settings = settings_of(config, device.target)
     with (
-        stop_between_items("asked to stop: after this image") as requests,
+        stop_between_items("asked to stop: the evaluation ends after this image") as requests,
         ResultFiles(config.ann_file, settings, datasets, config.resume) as files,
     ):
         if files.backed_up:

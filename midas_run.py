@@ -53,7 +53,7 @@ def predict_all(config: Config, images: list[Path]) -> tuple[int, list[str]]:
     written = unreadable = infinite = 0
     # One image is read while the network works on another.
     with (
-        stop_between_items("asked to stop: after this image") as requests,
+        stop_between_items("asked to stop: the run ends after this image") as requests,
         thread_pool(1) as reader,
         Progress(len(images), "midas_run") as progress,
     ):

@@ -28,7 +28,7 @@ from side_by_side import compare, machine  # noqa: E402
 from preprocess.make_sample import make_sample  # noqa: E402
 from src.common.errors import run_script  # noqa: E402
 from src.util import read_image, read_truth  # noqa: E402
-from src.utils.loadImgDepth import LoadImagesDepth, batches, create_dataset  # noqa: E402
+from src.utils.loadImgDepth import Batches, LoadImagesDepth, create_dataset  # noqa: E402
 from src.utils.mixdata import Pair, list_pairs  # noqa: E402
 from src.utils.order import SampleOrder  # noqa: E402
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize  # noqa: E402
@@ -101,9 +101,10 @@ def measure_workers(pairs: list[Pair], steps: int, repeats: int) -> None:
     order = SampleOrder(len(pairs), min(BATCH_SIZE, len(pairs)), seed=0)
     rates = []
     for _ in range(repeats):
-        for count, _batch in enumerate(batches(create_dataset(source, order, 0, steps, 2))):
-            if count == 0:
-                first = time.perf_counter()
+        with Batches(create_dataset(source, order, 0, steps, 2)) as batches:
+            for count, _batch in enumerate(batches):
+                if count == 0:
+                    first = time.perf_counter()
         rates.append(count * order.batch_size / (time.perf_counter() - first))
     print(f"\n2 worker processes, batches of {order.batch_size}: {np.median(rates):.0f} images/s")
 

@@ -24,7 +24,8 @@ from torch_midas import TorchMidas, torch_loss  # noqa: E402
 from src.inference.predictor import MindSporePredictor  # noqa: E402
 from src.loss import create_loss  # noqa: E402
 from src.midas_net import MidasNet  # noqa: E402
-from src.training.step import TrainStep, create_optimizer, set_learning_rates  # noqa: E402
+from src.training.schedule import LearningRate  # noqa: E402
+from src.training.step import TrainStep, TwoRateAdam  # noqa: E402
 
 FORMATS = {"torch": torch.contiguous_format, "torch channels_last": torch.channels_last}
 
@@ -54,10 +55,10 @@ def forward_contenders(height, width):
 def mindspore_step(batch):
     """Makes a call that does one training step of this project."""
     net = MidasNet().set_train(True)
-    step = TrainStep(net, create_loss("ssi_mse"), create_optimizer(net))
-    set_learning_rates(step.optimizer, 1e-5, 1e-4)
-    batch = [ms.Tensor(array) for array in batch]
-    return lambda: float(step(*batch)[0].asnumpy())
+    optimizer = TwoRateAdam(net, LearningRate.constant(1e-5), LearningRate.constant(1e-4))
+    step = TrainStep(net, create_loss("ssi_mse"), optimizer)
+    batch = [ms.Tensor(array) for array in (*batch, np.zeros(2, np.float32))]
+    return lambda: float(step(*batch).asnumpy()[0])
 
 
 def torch_step(batch, memory_format):

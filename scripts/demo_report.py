@@ -80,7 +80,7 @@ def print_report(demo: Path, checkpoint: str) -> None:
     print(f"\n{'sample set':12}{'before training':>18}{'after training':>18}   (less is better)")
     for name, value in after.items():
         print(f"{name:12}{before.get(name, np.nan):18.4g}{value:18.4g}")
-    rows = read_loss_csv(demo / "train" / "loss.csv")
+    rows = list(read_loss_csv(demo / "train" / "loss.csv"))
     first, last = (np.mean([row.loss for row in rows if row.epoch == epoch]) for epoch in (1, rows[-1].epoch))
     print(f"\nloss: {first:.0f} in the first epoch, {last:.0f} in the last ({demo / 'train' / 'loss.png'})")
     print(f"network:    {checkpoint}")

@@ -5,6 +5,7 @@ format. Files are decoded from memory: OpenCV then refuses a truncated file. If 
 return the part that is there and leave the rest black.
 """
 
+import functools
 import io
 import logging
 import os
@@ -52,11 +53,6 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 _OPPOSITE = {6: 8, 8: 6}  # every other turn undoes itself
 
-# Pillow warns of what is wrong with a file, and of many pixels; here a file is read or refused with one line.
-Image.MAX_IMAGE_PIXELS = None  # _MOST_PIXELS is asked for instead
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").addHandler(logging.NullHandler())
-
 
 def _read_bytes(path: PathLike) -> bytes:
     try:
@@ -98,8 +94,17 @@ def read_lines(path: PathLike) -> list[tuple[int, str]]:
     return lines
 
 
+@functools.lru_cache(maxsize=1)
+def _quiet_pillow() -> None:
+    """Keeps Pillow from warning of damage and of many pixels: here, a file is read or refused with one line."""
+    Image.MAX_IMAGE_PIXELS = None  # _MOST_PIXELS is asked for instead
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
 def _decode_jpeg2000(path: PathLike, data: bytes) -> np.ndarray:
     """Decodes with Pillow: OpenCV ends the process at some damaged files of this format."""
+    _quiet_pillow()
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG2000",)) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
@@ -150,6 +155,7 @@ def _orientation(data: bytes, with_xmp: bool = True) -> int:
 
     Of a TIFF file ``with_xmp=False`` reads the tag alone.
     """
+    _quiet_pillow()
     try:
         if data.startswith(_TIFF_TAGS):  # Image.open would refuse float64
             exif = ImageFileDirectory_v2(data[: 16 if data.startswith(_BIG_TIFF_TAGS) else 8])

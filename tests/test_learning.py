@@ -1,6 +1,7 @@
 """Training and prediction through the scripts: a network must learn a few pairs better than any trivial predictor."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from preprocess.check_data import main
 from preprocess.make_sample import make_sample
 from src.evaluation.metric import align_scale_shift
 from src.training.loss_log import read_loss_csv
@@ -62,8 +64,11 @@ def compare(data, prediction_folder):
     return table
 
 
-def learn(repo, folder, data, epochs, batch_size):
-    """Trains on the pairs that the mixdata.json of a folder lists, predicts and checks them; returns the checkpoint."""
+def learn(repo, folder, data, epochs, batch_size, truth=None):
+    """Trains on the pairs that the mixdata.json of a folder lists, predicts and checks them; returns the checkpoint.
+
+    What is predicted is compared with the ground truth of the folder ``truth``, by default the same.
+    """
     run_script(
         repo, "midas_train.py", "--train_data_dir", data, "--batch_size", batch_size, "--epoch_size", epochs,
         "--save_checkpoint_epochs", epochs, "--train_output_path", folder / "run",
@@ -75,7 +80,7 @@ def learn(repo, folder, data, epochs, batch_size):
         repo, "midas_run.py", "--input_path", data / "ReDWeb_V1" / "Imgs", "--output_path", folder / "depth",
         "--model_weights", checkpoint,
     )  # fmt: skip
-    table = compare(data, folder / "depth")
+    table = compare(truth or data, folder / "depth")
     assert len(table) == len(list((data / "ReDWeb_V1" / "Imgs").iterdir()))
     for name, (ours, *trivial) in table.items():
         print(name, ours, trivial)
@@ -88,9 +93,38 @@ def test_learns_three_rendered_pairs(repo, tmp_path):
     learn(repo, tmp_path, tmp_path / "data", epochs=60, batch_size=3)
 
 
+def as_redweb(repo, realdata, folder):
+    """Copies the real pairs, which are inverse depth, into the convention of ReDWeb; the lists are the repository's."""
+    shutil.copytree(realdata / "ReDWeb_V1" / "Imgs", folder / "ReDWeb_V1" / "Imgs")
+    shutil.copy(repo / "data" / "mixdata.json", folder)
+    (folder / "ReDWeb_V1" / "RDs").mkdir()
+    for path in (realdata / "ReDWeb_V1" / "RDs").iterdir():
+        inverse_depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # 0: no ground truth
+        stored = np.where(inverse_depth == 0, 255, 255 - inverse_depth).astype(np.uint8)
+        assert cv2.imwrite(str(folder / "ReDWeb_V1" / "RDs" / path.name), stored)
+    return folder
+
+
+def test_checker_tells_which_way_up_the_real_pairs_are(repo, realdata, tmp_path, capsys):
+    data = as_redweb(repo, realdata, tmp_path / "data")
+    tables = json.loads((data / "mixdata.json").read_text())
+    assert main([str(data)]) == 0
+    output = capsys.readouterr().out
+    assert "8 bit, 0..254, 92.2 % valid, negative_disparity; the lower part is nearer in 10 of 10 pictures" in output
+    assert "warning" not in output
+    del tables["kind"]
+    (data / "mixdata.json").write_text(json.dumps(tables))
+    main([str(data)])
+    output = capsys.readouterr().out
+    assert "inverse_depth; the lower part is nearer in 0 of 10 pictures" in output
+    assert "warning: RW: in 10 of 10 pictures the upper part is nearer" in output
+    assert 'probably "kind": {"RW": "negative_disparity"}' in output
+
+
 @pytest.mark.timeout(900)
-def test_learns_ten_real_pairs(repo, realdata, tmp_path):
-    checkpoint = learn(repo, tmp_path, realdata, epochs=100, batch_size=5)
+def test_learns_ten_real_pairs_in_the_convention_of_redweb(repo, realdata, tmp_path):
+    data = as_redweb(repo, realdata, tmp_path / "data")
+    checkpoint = learn(repo, tmp_path, data, epochs=100, batch_size=5, truth=realdata)
     for protocol in ("paper", "modelzoo"):
         ann_file = tmp_path / protocol / "val.json"
         run_script(
