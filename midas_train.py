@@ -158,9 +158,7 @@ def describe_course(config: Config, group: Group, source: LoadImagesDepth) -> di
     """Collects what decides the course of the run, as JSON has it."""
     files = zlib.crc32(_names(config, source.pairs).encode("utf-8", "surrogateescape"))
     settings = {key: getattr(config, key) for key in course_keys(config)}
-    return json.loads(
-        json.dumps({**settings, "images": len(source), "list of images": files, "processes": group.world})
-    )
+    return json.loads(json.dumps({**settings, "images": len(source), "files": files, "processes": group.world}))
 
 
 def build_step(

@@ -38,7 +38,6 @@ launcher=$!
 # shellcheck disable=SC2329 # the trap calls it
 pass_on() {
     is_asked=yes
-    echo "asked to stop: the run ends after this step, with a checkpoint" >&2
     "$PYTHON" -c 'import contextlib, sys, psutil
 with contextlib.suppress(psutil.NoSuchProcess):
     msrun = psutil.Process(int(sys.argv[1]))
@@ -46,8 +45,9 @@ with contextlib.suppress(psutil.NoSuchProcess):
     for process in msrun.children() or [msrun]:
         process.terminate()
     msrun.resume()' "$launcher" || true
+    echo "asked to stop: the run ends after this step, with a checkpoint" >&2 || true # the terminal may be closed
 }
-trap pass_on INT TERM
+trap pass_on INT TERM HUP
 is_asked=yes
 while [ -n "$is_asked" ]; do # a signal ends the waiting, not the run
     is_asked=

@@ -229,12 +229,12 @@ def test_dead_loader_is_named(repo):
     code = """
 import signal, sys
 sys.path.insert(0, "tests")
-from test_load_img_depth import Batches, DataError, Numbers, SampleOrder, create_dataset
-from src.common.errors import end_at_once, run_script
+from test_load_img_depth import Batches, Numbers, SampleOrder, create_dataset
+from src.common.errors import run_script
 
 def main():
     dataset = create_dataset(Numbers(), SampleOrder(15, batch_size=1, seed=0), 0, 15, 2)
-    with Batches(dataset, lambda fault: end_at_once(DataError(fault))) as source:
+    with Batches(dataset) as source:
         list(source)
 
 run_script(main)

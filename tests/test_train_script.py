@@ -231,7 +231,7 @@ def test_resumed_run_keeps_its_recipe(repo, train_data, uninterrupted, tmp_path)
         path.rename(path.with_stem("renamed"))
     result = resume("--train_data_dir", str(moved))
     assert result.returncode == 1
-    assert "expected a run of the same course, found list of images" in result.stderr
+    assert "expected a run of the same course, found other training images (files, kind or invalid)" in result.stderr
 
 
 def test_longer_run_without_decay(repo, train_data, tmp_path):

@@ -1,8 +1,9 @@
 """What the data-parallel processes of a run tell each other beside gradients."""
 
+import threading
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 
 import numpy as np
 
@@ -61,10 +62,10 @@ class Group:
             if status == _FAILED:
                 raise MidasError("process 0 has stopped; its log says why")
             return self.sum(np.zeros(size))
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(work)
-            while wait([future], timeout=_HEARTBEAT_S).not_done:
-                self.sum(np.array([_WORKING]))
+        future: Future = Future()
+        threading.Thread(target=_fulfil, args=(future, work), daemon=True).start()  # a request to stop ends it, too
+        while wait([future], timeout=_HEARTBEAT_S).not_done:
+            self.sum(np.array([_WORKING]))
         self.sum(np.array([_FAILED if future.exception() else _DONE]))
         return self.sum(future.result())
 
@@ -86,3 +87,10 @@ class Group:
         if others:
             ranks = ", ".join(map(str, others))
             raise MidasError(f"{what}: expected the same in all processes, found another in {ranks} than in 0")
+
+
+def _fulfil(future: Future, work: Callable[[], np.ndarray]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # raised again where the result is asked for
+        future.set_exception(error)

@@ -191,7 +191,11 @@ def restore(step: nn.Cell, path: Path, course: Mapping[str, Any]) -> Position:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[str]:
-    """Names what two courses do not have in common, one phrase each."""
+    """Names what two courses do not have in common, one phrase each; ``files`` is a checksum."""
     return [
-        f"{key} {then.get(key)} then and {now.get(key)} now" for key in {**then, **now} if then.get(key) != now.get(key)
+        "other training images (files, kind or invalid)"
+        if key == "files"
+        else f"{key} {then.get(key)} then and {now.get(key)} now"
+        for key in {**then, **now}
+        if then.get(key) != now.get(key)
     ]

@@ -122,6 +122,7 @@ class Trainer:
         self._log: Optional[LossLog] = None
         self._pending: list[tuple[Position, ms.Tensor]] = []
         self._unsaved: Optional[Position] = None
+        self._requests = Requests()
 
     def run(self, dataset: Any, start: Position) -> None:
         """Trains from ``start`` to the end of the last epoch.
@@ -141,10 +142,10 @@ class Trainer:
             self._log = LossLog(self.folder.path, self.order.steps_per_epoch, start.epoch, start.step)
         reporter = _Reporter(self.order, self.settings, start, is_silent=self.group.rank != 0)
         announcement = "asked to stop: the run ends after this step, with a checkpoint"
-        with Batches(dataset, self._give_up) as source, stop_between_items(announcement) as requests:
+        with Batches(dataset, self._give_up) as source, stop_between_items(announcement) as self._requests:
             ending = None
             try:
-                self._loop(source, start, reporter, requests)
+                self._loop(source, start, reporter, self._requests)
             except DataError as error:
                 raise self._keep(str(error)) from error
             except EndOfRun as end:
@@ -165,7 +166,8 @@ class Trainer:
     def _give_up(self, fault: str) -> None:
         """Ends the process, in which the training waits for a dead loader."""
         try:
-            error = self._keep(fault)
+            # A request to the whole group of processes ends the loaders at once.
+            error = self._keep("stopped on request" if self._requests else fault)
         except Exception as another:
             error = another
         end_at_once(error)

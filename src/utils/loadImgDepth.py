@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from src.common.errors import DataError
+from src.common.errors import DataError, end_at_once
 from src.util import read_image, read_truth
 from src.utils.mixdata import Pair
 from src.utils.order import SampleOrder
@@ -134,15 +134,16 @@ class Batches:
     Args:
         dataset: Of ``create_dataset``.
         give_up: Called in a thread, with what has happened, when a loader has died and MindSpore waits for its batch,
-            which it does for ever and cannot be interrupted in. It has to end the process.
+            which it does for ever and cannot be interrupted in. It has to end the process, as the default does.
 
     Raises:
         DataError: While iterating: a loader met a bad file, or died. (MindSpore reports both as a RuntimeError of many
             lines.)
     """
 
-    def __init__(self, dataset: Any, give_up: Callable[[str], None]):
-        self._loader_count = dataset.num_parallel_workers if dataset.python_multiprocessing else 0
+    def __init__(self, dataset: Any, give_up: Callable[[str], None] = lambda fault: end_at_once(DataError(fault))):
+        # and one that ends them if this process dies
+        self._loader_count = dataset.num_parallel_workers + 1 if dataset.python_multiprocessing else 0
         self._others = {process.pid for process in multiprocessing.active_children()}
         self._loaders: list[multiprocessing.Process] = []
         self._iterator = dataset.create_tuple_iterator(num_epochs=1)
@@ -162,13 +163,14 @@ class Batches:
         with suppress(AttributeError):  # MindSpore's own; its thread would wait for ever for a batch of a killed loader
             self._iterator.dataset.sample_fn.eof.set()
         for process in self._loaders:
-            process.kill()  # MindSpore would wait for them, 5 s
+            with suppress(ValueError):  # MindSpore has closed it
+                process.kill()  # it would wait for it, 5 s
         self._iterator.stop()
         del self._iterator
 
     def _watch_loaders(self) -> None:
         while not self._is_closed.wait(_TICK_S):
-            if len(self._loaders) < self._loader_count:  # they are started when the first batch is asked for
+            if len(self._loaders) < self._loader_count:  # they are started while the first batch is waited for
                 known = {*self._others, *(process.pid for process in self._loaders)}
                 self._loaders += [child for child in multiprocessing.active_children() if child.pid not in known]
             with self._turn:
