@@ -24,7 +24,7 @@ from src.training.run_folder import RunFolder
 from src.weights.checkpoint import read_ckpt
 
 # A checkout in which midas_train.py also tells the checksum of the weights that it leaves, on every process. With
-# SPOIL=N, the N-th sample that the second process loads holds a NaN.
+# SPOIL=N, the N-th sample that the second process loads holds a NaN. With LACKS=1, the second process lacks a pair.
 TELLING_TRAIN = """
 import os, sys, zlib
 sys.path.insert(0, {repo!r})
@@ -55,7 +55,14 @@ def create_spoilt(source, order, *arguments):
     spoil = "SPOIL" in os.environ and order.rank == 1
     return create_dataset(Spoilt(source) if spoil else source, order, *arguments)
 
-midas_train.train, midas_train.create_dataset = train_and_tell, create_spoilt
+list_pairs = midas_train.list_pairs
+
+def list_most_pairs(*arguments):
+    pairs, unpaired = list_pairs(*arguments)
+    lacks = "LACKS" in os.environ and os.environ["RANK_ID"] == "1"
+    return (pairs[:-1] if lacks else pairs), unpaired
+
+midas_train.train, midas_train.create_dataset, midas_train.list_pairs = train_and_tell, create_spoilt, list_most_pairs
 run_script(midas_train.main)
 """
 
@@ -251,6 +258,17 @@ def test_two_processes_stop_together(train_data, two, tmp_path):
     assert [re.fullmatch(pattern, line) is not None for line in lines[0]] == [True]
     assert all(np.isfinite(tensor).all() for tensor in read_ckpt(good)[0].values())
     assert RunFolder(tmp_path / "run").latest().path == good
+
+
+def test_two_processes_with_other_data_do_not_begin(train_data, two, tmp_path):
+    script, words, variables = two("run_distribute_train.sh", "2", "", "--train_data_dir", train_data)
+    result = run_script(script, *words, LACKS=1, **variables)
+    assert result.returncode != 0
+    said = "error: list of training images: expected the same in all processes, found another in 1 than in 0"
+    for log in logs_of(tmp_path):
+        assert said in log.splitlines()
+    assert result.stderr.splitlines()[-1].endswith("; there is no checkpoint yet")
+    assert not (tmp_path / "run" / "loss.csv").exists()
 
 
 def test_taken_port_is_named_at_once(train_data, two):
