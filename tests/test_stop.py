@@ -195,17 +195,19 @@ run_script(main)
 
 
 def test_a_pool_that_is_left_drops_its_queue():
-    begun, go_on = [], threading.Event()
+    begun, at_work, go_on = [], threading.Event(), threading.Event()
 
     def work(item):
         begun.append(item)
         if item:
+            at_work.set()
             go_on.wait(20)
         return item
 
     def leave():
         with thread_pool(1) as pool:
             assert next(run_ahead(pool, work, range(9), 5)) == 0
+            assert at_work.wait(20)
             threading.Timer(0.2, go_on.set).start()  # item 1 is at work while the block ends
             raise KeyboardInterrupt
 
