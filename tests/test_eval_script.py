@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import cv2
@@ -18,6 +17,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import scipy.io
+import slow_script
 from conftest import TINY_FLAGS
 
 import midas_eval
@@ -181,46 +181,15 @@ def test_faults_before_any_work(eval_data, tmp_path, monkeypatch, words, error, 
     assert "\n" not in str(caught.value)
 
 
-SLOW = """
-import time
-import midas_eval
-from src.common.errors import run_script
-from src.inference.predictor import MindSporePredictor
-
-run = MindSporePredictor._run
-
-def run_slowly(predictor, prepared):
-    time.sleep(0.3)
-    return run(predictor, prepared)
-
-MindSporePredictor._run = run_slowly
-run_script(midas_eval.main)
-"""
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_on_request_and_resumed(repo, eval_data, weights, uninterrupted, tmp_path, number):
     ann_file, details = tmp_path / "val.json", tmp_path / "val_details.csv"
     words = arguments(eval_data, weights, ann_file)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *words],
-        cwd=repo,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (details.exists() and details.read_bytes().count(b"\n") > 4):  # the header and four images
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 143, stderr  # SIGTERM; MindSpore has made it of SIGINT
+
+    def is_time():
+        return details.exists() and details.read_bytes().count(b"\n") > 4  # the header and four images
+
+    stderr = slow_script.stop(repo, "midas_eval", 0.3, words, is_time, number)
     left = rows(ann_file)[1:]
     assert 4 <= len(left) < 18
     name = left[-1][0]
@@ -228,7 +197,6 @@ def test_stopped_on_request_and_resumed(repo, eval_data, weights, uninterrupted,
     assert stderr.splitlines()[-1] == (
         f"stopped on request: {count} of 3 images of {name} are kept in {details}; --resume True resumes"
     )
-    assert "Traceback" not in stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["val.json", "val_details.csv", "val_settings.json"]
 
     result = evaluate(repo, *words, "--resume", "True")

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import slow_script
 from conftest import TINY_FLAGS
 
 import midas_run
@@ -200,23 +200,6 @@ def test_output_is_turned_round(net):
     assert inverted.std() > 0
 
 
-SLOW = """
-import time
-import midas_run
-from src.common.errors import run_script
-from src.inference.predictor import MindSporePredictor
-
-run = MindSporePredictor._run
-
-def run_slowly(predictor, prepared):
-    time.sleep(0.2)
-    return run(predictor, prepared)
-
-MindSporePredictor._run = run_slowly
-run_script(midas_run.main)
-"""
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_on_request(repo, weights, tmp_path, number):
     images, output = tmp_path / "images", tmp_path / "output"
@@ -225,31 +208,13 @@ def test_stopped_on_request(repo, weights, tmp_path, number):
         cv2.imwrite(str(images / f"{image:03}.png"), np.full((32, 32, 3), image, np.uint8))
     words = [*TINY_FLAGS, "--model_weights", weights, "--img_width", "96", "--img_height", "96"]
     words += ["--input_path", images, "--output_path", output]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *map(str, words)],
-        cwd=repo,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (output / "001_color.png").exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 143, stderr  # SIGTERM; MindSpore has made it of SIGINT
+    is_time = (output / "001_color.png").exists
+    stderr = slow_script.stop(repo, "midas_run", 0.2, words, is_time, number)
     count = len(list(output.glob("*.pfm")))
     assert 2 <= count < 50
     assert stderr.splitlines()[-1] == (
         f"stopped on request: {count} of 100 inverse depth maps are in {output}, the next would be that of "
         f"{images / f'{count:03}.png'}; the same command begins with the first again"
     )
-    assert "Traceback" not in stderr
     expected = [f"{image:03}{suffix}" for image in range(count) for suffix in (".pfm", ".png", "_color.png")]
     assert sorted(path.name for path in output.iterdir()) == sorted(expected)
