@@ -211,8 +211,8 @@ def loop_settings(config: Config) -> LoopSettings:
 def train(config: Config, device: Device, resume_path: Optional[Path] = None) -> "TrainStep":
     """Trains as configured; returns the step, whose network has been trained."""
     group = Group(device.rank, device.world)
-    first_device = int(group.first_does(lambda: np.array([device.device_id]), 1)[0])
-    folder = RunFolder(config.train_output_path, first_device)
+    first_device = group.sum(np.array([device.device_id if device.rank == 0 else 0]))[0]
+    folder = RunFolder(config.train_output_path, int(first_device))
     source = load_source(config, group, folder)
     order = SampleOrder(len(source), config.batch_size, config.seed, device.rank, device.world)
     course = describe_course(config, group, source)

@@ -54,6 +54,6 @@ def _is_alive(pid: int) -> bool:
 
 
 def write_text(path: Union[str, Path], text: str) -> None:
-    """Writes ``text`` as UTF-8, atomically."""
+    """Writes ``text`` as UTF-8, atomically; odd bytes in names of files come out as they are (``os.fsdecode``)."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")

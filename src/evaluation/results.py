@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional, TextIO, Union
 
-from src.common.atomic import atomic_path, write_text
+from src.common.atomic import write_text
 from src.common.errors import MidasError, UsageError
 from src.evaluation.datasets import DATASETS
 from src.evaluation.datasets.base import EvalDataset
@@ -122,8 +122,7 @@ class ResultFiles:
             if not resume:
                 self._back_up_earlier_files()
             write_text(self._settings, json.dumps(now, indent=2) + "\n")
-            with atomic_path(self.details) as temporary:
-                temporary.write_bytes(text.encode("utf-8", _ODD_BYTES))
+            write_text(self.details, text)
             self._file: TextIO = open(  # noqa: SIM115 closed by __exit__
                 self.details, "a", newline="", encoding="utf-8", errors=_ODD_BYTES
             )
