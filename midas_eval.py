@@ -1,9 +1,9 @@
 """Scores a network on the benchmark sets.
 
 ``python midas_eval.py --data_name Kitti,TUM --ckpt_path WEIGHTS`` writes the mean of each set to ``ann_file``
-(val.json), and beside it a row per image to ``val_details.csv`` and what the figures depend on to
-``val_settings.json``. ``--data_name all`` evaluates the sets that are there. A new evaluation backs up the files of an
-earlier one (``val.previous.json`` and so on). ``--resume True`` resumes an interrupted one.
+(val.json), and beside it a row per image to ``val_details.csv``, and metric, images, protocol, checkpoint and settings
+to ``val_settings.json``. ``--data_name all`` evaluates the sets that are there. A new evaluation keeps the files of
+earlier ones under numbers (``val.1.json`` ...). ``--resume True`` resumes an interrupted one.
 """
 
 import sys
@@ -20,7 +20,7 @@ from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.base import DatasetMissing, EvalDataset
 from src.evaluation.evaluator import Fault, SetResult, evaluate, summarise
-from src.evaluation.report import damaged, faults, remarks
+from src.evaluation.report import damaged, faults, remarks, warnings_of
 from src.evaluation.results import ResultFiles, content_hash
 from src.evaluation.table import format_table
 from src.inference.predictor import Predictor, load_predictor
@@ -72,13 +72,14 @@ def open_datasets(config: Config) -> tuple[list[EvalDataset], dict[str, DataErro
 
 
 def settings_of(config: Config, device_target: str) -> dict[str, Any]:
-    """Lists what the figures depend on, to the last bit, but for the data."""
+    """Lists what the figures depend on, to the last bit, but for the data; and the path of the weights."""
     import cv2
     import mindspore
 
     return {
         "mindspore": mindspore.__version__,
         "opencv": cv2.__version__,
+        "checkpoint": config.ckpt_path,
         "ckpt_sha256": content_hash(config.ckpt_path) if config.ckpt_path else f"random, seed {config.seed}",
         "device_target": device_target,
         **{key: getattr(config, key) for key in FIGURE_KEYS},
@@ -142,13 +143,16 @@ def main() -> int:
     ):
         if files.backed_up:
             copies = ", ".join(map(str, files.backed_up))
-            print(f"earlier results are backed up as {copies}; --resume True resumes an interrupted evaluation")
+            print(f"earlier results are kept as {copies}; --resume True resumes an interrupted evaluation")
         for dataset in datasets:
             results.append(evaluate_set(dataset, predictor, files, config.num_parallel_workers, requests))
             files.finish(results[-1])
     print(f"\n{format_table(results, config.eval_protocol, config.show_published)}")
-    for line in remarks(results, config.eval_protocol, config.invert_output):
+    for line in remarks(results):
         print(line)
+    sys.stdout.flush()
+    for line in warnings_of(results, config.eval_protocol, config.invert_output):
+        print(f"warning: {line}", file=sys.stderr)
     if left_out:
         print(f"not evaluated, see above: {', '.join(left_out)}")
     print(

@@ -17,13 +17,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.common.atomic import write_text
 from src.common.errors import DataError, UsageError, run_script
-from src.util import read_lines
+from src.util import read_fields
 
 MAX_DIFFERENCE_S = 0.02
+_TIME = re.compile(r"\d{1,20}\.?\d*(?:[eE]\+?\d\d?)?")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf)", re.IGNORECASE)
 
 
 def read_listing(path: Path) -> list[tuple[float, str]]:
-    """Reads rgb.txt or depth.txt: lines ``TIME FILE``, see ``read_lines``.
+    """Reads rgb.txt or depth.txt: lines ``TIME FILE``, see ``read_fields``; in any order, with any further columns.
 
     Args:
         path: The list.
@@ -35,11 +37,12 @@ def read_listing(path: Path) -> list[tuple[float, str]]:
         DataError: The list is missing or empty, or has a line of another form.
     """
     entries = []
-    for number, line in read_lines(path):
-        match = re.fullmatch(r"(\d+\.?\d*)\s+(\S+)", line)
-        if match is None:
-            raise DataError(f"{path}: line {number}: expected 'TIME FILE', found {line!r}")
-        entries.append((float(match[1]), match[2]))
+    for number, fields in read_fields(path):
+        time = next(filter(_TIME.fullmatch, fields), None)
+        file = next((field for field in fields if not _NUMBER.fullmatch(field)), None)
+        if time is None or file is None:
+            raise DataError(f"{path}: line {number}: expected 'TIME FILE', found {' '.join(fields)!r}")
+        entries.append((float(time), file))
     return entries
 
 

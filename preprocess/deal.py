@@ -3,10 +3,11 @@
     python preprocess/deal.py --raw KITTI_RAW --annotated data_depth_annotated --frames eigen_test_files.txt \
         [--output data/Kitti_raw_data]
 
-Makes DRIVE/image/NAME.png and DRIVE/depth/NAME.png for every frame that has both. A line of the list is
-``DATE/DRIVE FRAME l``, ``DRIVE FRAME`` or a path such as ``DATE/DRIVE/image_02/data/NAME.png``. Further columns are
-ignored. Frames without annotated depth are named and left out. The paper scores the frames of the Eigen test split
-that belong to the official validation set. That is the default; ``--splits val train`` takes all that have depth.
+Makes DRIVE/image/NAME.png (or .jpg, as the picture comes) and DRIVE/depth/NAME.png for every frame that has both. A
+line of the list is ``DATE/DRIVE FRAME l``, ``DRIVE FRAME`` or a path such as ``DATE/DRIVE/image_02/data/NAME.png``, in
+any order of columns, separated by blanks, tabs or commas. Further columns are ignored. Frames without annotated depth
+are named and left out. The paper scores the frames of the Eigen test split that belong to the official validation set.
+That is the default; ``--splits val train`` takes all that have depth.
 
 Exit status: 1 if a picture is missing, nothing could be made, or the output folder holds other frames, for example
 from an earlier run (they would be scored too); else 0.
@@ -24,13 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from preprocess.place import create_parser, place_file
 from src.common.errors import DataError, run_script
 from src.common.progress import Progress
-from src.util import read_lines
+from src.evaluation.datasets.base import find_picture
+from src.util import read_fields
 
 SPLITS = ("val", "train")  # of data_depth_annotated
 _LEFT_CAMERA = "image_02"
-_LINE = re.compile(  # the drive; the camera if it is a path; the frame; the next column, which may be the camera
-    r"(?:\S*/)?(\d{4}_\d\d_\d\d_drive_\d{4}_sync)(?:/(image_\d\d)/data/|\s+)(\d{1,10})(?:\.png|\.jpg)?(?:\s+(\S+).*)?"
-)
+_DRIVE = re.compile(r"(\d{4}_\d\d_\d\d_drive_\d{4}_sync)(?:/.*?(image_\d\d)/(?:data/)?(\d{1,10})(?:\.\w+)?|/)?$")
+_FRAME = re.compile(r"(\d{1,10})(?:\.(?:png|jpg|jpeg))?", re.IGNORECASE)
+_CAMERA = re.compile(r"l|r|image_\d\d")
 
 
 class Frame(NamedTuple):
@@ -58,15 +60,23 @@ def read_frames(path: Path) -> list[Frame]:
         DataError: The list is missing or empty, or a line has another form or names another camera.
     """
     frames = []
-    for number, line in read_lines(path):
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise DataError(f"{path}: line {number}: expected 'DATE/DRIVE FRAME l' or a picture's path, found {line!r}")
-        drive, camera_of_path, frame, column = match.groups()
-        camera = camera_of_path or column or "l"
+    for number, fields in read_fields(path):
+        found = [match for match in map(_DRIVE.search, fields) if match]
+        paths = [match for match in found if match[2]]
+        drive = next((match for match in paths if match[2] == _LEFT_CAMERA), (*paths, *found, None)[0])
+        frame, camera = (drive[3], drive[2]) if drive else (None, None)
+        if drive and not camera:
+            at = fields.index(drive.string)
+            others = fields[at + 1 :] + fields[:at]  # columns usually begin with the drive
+            frame = next((match[1] for match in map(_FRAME.fullmatch, others) if match), None)
+            camera = next(filter(_CAMERA.fullmatch, others), "l")
+        if frame is None:
+            raise DataError(
+                f"{path}: line {number}: expected 'DATE/DRIVE FRAME l' or a picture's path, found {' '.join(fields)!r}"
+            )
         if camera not in ("l", _LEFT_CAMERA):
             raise DataError(f"{path}: line {number}: expected the left camera (l, {_LEFT_CAMERA}), found {camera}")
-        frames.append(Frame(drive, frame.zfill(10)))
+        frames.append(Frame(drive[1], frame.zfill(10)))
     return list(dict.fromkeys(frames))
 
 
@@ -92,11 +102,13 @@ def deal(
     for folder in (raw, annotated):
         if not folder.is_dir():
             raise DataError(f"{folder}: expected a folder, found none")
+    if not any((annotated / split).is_dir() for split in splits):
+        raise DataError(_without_splits(annotated, splits))
     without_depth, without_picture = [], []
     with Progress(len(frames), "Kitti", "frames") as progress:
         for frame in frames:
             name = f"{frame.number}.png"
-            picture = raw_folder(raw, frame.drive) / name
+            picture = find_picture(raw_folder(raw, frame.drive) / name)
             parts = (annotated / split / frame.drive / "proj_depth/groundtruth" / _LEFT_CAMERA for split in splits)
             depth = next((part / name for part in parts if (part / name).is_file()), None)
             if depth is None:
@@ -104,10 +116,24 @@ def deal(
             elif not picture.is_file():
                 without_picture.append(frame)
             else:
-                place_file(picture, output / frame.drive / "image" / name, link)
+                place_file(picture, output / frame.drive / "image" / picture.name, link)
                 place_file(depth, output / frame.drive / "depth" / name, link)
             progress.update()
     return without_depth, without_picture
+
+
+def _without_splits(annotated: Path, splits: Sequence[str]) -> str:
+    """Says that no split of the annotated depth is there, and what there is instead."""
+    expected = f"{annotated}: expected {' or '.join(f'{split}/' for split in splits)} with the annotated depth"
+    others = [split for split in SPLITS if (annotated / split).is_dir()]
+    if others:
+        return (
+            f"{expected}, found {' and '.join(f'{split}/' for split in others)} (--splits {' '.join(others)} takes it)"
+        )
+    drives = next(annotated.glob("*_drive_*_sync"), None)
+    if drives:
+        return f"{expected}, found drives such as {drives.name}: --annotated wants the folder above val/ and train/"
+    return f"{expected}, found none"
 
 
 def print_frames(frames: Iterable[Frame], describe: Callable[[str], str]) -> None:

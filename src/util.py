@@ -5,6 +5,7 @@ format. Files are decoded from memory: OpenCV then refuses a truncated file. If 
 return the part that is there and leave the rest black.
 """
 
+import codecs
 import functools
 import io
 import logging
@@ -78,7 +79,8 @@ def read_lines(path: PathLike) -> list[tuple[int, str]]:
     """Reads a list with one entry per line.
 
     Args:
-        path: A text file in UTF-8, with or without a byte order mark; other bytes become U+FFFD.
+        path: A text file in UTF-8 or, with its byte order mark, in UTF-16. Byte order marks, which programs leave
+            anywhere when they join files, do not count; other bytes become U+FFFD.
 
     Returns:
         Number (from 1) and stripped text of every line that is not empty and does not start with #.
@@ -86,12 +88,34 @@ def read_lines(path: PathLike) -> list[tuple[int, str]]:
     Raises:
         DataError: The file cannot be read or has no such line.
     """
-    text = _read_bytes(path).decode("utf-8-sig", errors="replace")
+    data = _read_bytes(path)
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+    text = data.decode(encoding, errors="replace").replace("\N{ZERO WIDTH NO-BREAK SPACE}", "")
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not lines:
         raise DataError(f"{path}: expected a list with at least one line, found none")
     return lines
+
+
+def read_fields(path: PathLike) -> list[tuple[int, list[str]]]:
+    """Reads a list with several fields per line, whatever program has written it.
+
+    Args:
+        path: A text file, see ``read_lines``. Fields are separated by blanks, tabs, commas or semicolons, and may be
+            quoted. A backslash is the separator of folders.
+
+    Returns:
+        Number (from 1) and fields of every line.
+
+    Raises:
+        DataError: As ``read_lines``.
+    """
+    table = []
+    for number, line in read_lines(path):
+        fields = re.split(r"[\s,;]+", line.replace('"', "").replace("'", "").replace("\\", "/"))
+        table.append((number, list(filter(None, fields))))
+    return table
 
 
 @functools.lru_cache(maxsize=1)
@@ -411,14 +435,14 @@ def _read_png16_depth(path: PathLike, units_per_metre: int) -> np.ndarray:
     image = read_gray(path)
     if image.dtype != np.uint16:
         raise DataError(f"{path}: expected a depth image of 16 bits, found 8 bits")
-    return image.astype(np.float32) / np.float32(units_per_metre)
+    return image / units_per_metre  # float32 would round most multiples of 1 / 5000
 
 
 def read_kitti_depth(path: PathLike) -> np.ndarray:
     """Reads a KITTI depth image (16-bit PNG, 256 units per metre; http://www.cvlibs.net/datasets/kitti).
 
     Returns:
-        float32 metres (H, W); 0 where there is no reading.
+        float64 metres (H, W); 0 where there is no reading.
 
     Raises:
         DataError: The file is missing, damaged or not 16 bit.
@@ -432,7 +456,7 @@ def read_tum_depth(path: PathLike) -> np.ndarray:
     The format: https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats.
 
     Returns:
-        float32 metres (H, W); 0 where there is no reading.
+        float64 metres (H, W); 0 where there is no reading.
 
     Raises:
         DataError: The file is missing, damaged or not 16 bit.

@@ -18,7 +18,9 @@ from src.common.errors import DataError, UsageError
 from src.common.names import DATA_SETS, PROTOCOLS
 from src.evaluation.datasets import DATASETS, open_dataset
 from src.evaluation.datasets.base import DatasetMissing
-from src.util import write_dpt, write_png16
+from src.evaluation.datasets.tum import FRAMES, SEQUENCE
+from src.inference.predictor import Predictor
+from src.util import read_image, write_dpt, write_png16
 
 HEIGHT, WIDTH = 6, 8
 
@@ -61,14 +63,17 @@ def build_fault(name, path, protocol="paper", error=DataError):
 
 
 def test_table_of_the_benchmarks():
-    table = {name: (kind.metric, kind.cap_m, kind.resize_method) for name, kind in DATASETS.items()}
+    """Metric, cap in metres, resizing and number of images as the paper has them."""
+    table = {
+        name: (kind.metric, kind.cap_m, kind.resize_method, kind.benchmark_images) for name, kind in DATASETS.items()
+    }
     assert table == {
-        "Kitti": ("delta1", 80, "lower_bound"),
-        "Sintel": ("absrel", 72, "upper_bound"),
-        "TUM": ("delta1", 10, "upper_bound"),
-        "NYU": ("delta1", 10, "upper_bound"),
-        "ETH3D": ("absrel", 72, "upper_bound"),
-        "DIW": ("whdr", None, "upper_bound"),
+        "Kitti": ("delta>1.25", 80, "lower_bound", 161),
+        "Sintel": ("AbsRel", 72, "upper_bound", 1064),
+        "TUM": ("delta>1.25", 10, "upper_bound", 1815),
+        "NYU": ("delta>1.25", 10, "upper_bound", 654),
+        "ETH3D": ("AbsRel", 72, "upper_bound", 454),
+        "DIW": ("WHDR", None, "upper_bound", 74441),
     }
 
 
@@ -115,7 +120,7 @@ def test_kitti(tmp_path):
     sample = dataset[1]
     assert sample.name == "a_sync/0002"
     np.testing.assert_array_equal(sample.image, picture(2))
-    assert (sample.image.dtype, sample.depth.dtype, sample.valid.dtype) == (np.uint8, np.float32, bool)
+    assert (sample.image.dtype, sample.depth.dtype, sample.valid.dtype) == (np.uint8, np.float64, bool)
     np.testing.assert_array_equal(sample.depth[0, :5], [0, 1 / 256, 80 - 1 / 256, 80, 2])
     np.testing.assert_array_equal(sample.valid[0, :5], [False, True, True, False, True])
     assert sample.valid[1:].all()
@@ -167,11 +172,25 @@ def tum_units(number):
     return units
 
 
+BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 TWO_COLUMNS = "rgb/1.5.png depth/1.6.png\n\nrgb/2.5.png depth/2.6.png\n"
 FOUR_COLUMNS = "# made by associate.py\n1.5 rgb/1.5.png 1.6 depth/1.6.png\n2.5 rgb/2.5.png 2.6 depth/2.6.png\n"
 
 
-@pytest.mark.parametrize("lines", [TWO_COLUMNS, FOUR_COLUMNS])
+ODD_FORMS = [
+    BOM + TWO_COLUMNS.replace("\n\n", f"\n{BOM}"),
+    TWO_COLUMNS.replace(" ", ","),
+    FOUR_COLUMNS.replace(" ", "\t"),
+    FOUR_COLUMNS.replace(" ", ", "),
+    "depth/1.6.png rgb/1.5.png\ndepth/2.6.png rgb/2.5.png\n",
+    "1.6 depth/1.6.png 1.5 rgb/1.5.png\n2.6 depth/2.6.png 2.5 rgb/2.5.png\n",
+    TWO_COLUMNS.replace("/", "\\").replace("\n", "\r\n"),
+    "rgb/1.5.png depth/1.6.png 0.1 0.2\nrgb/2.5.png depth/2.6.png nan -1e-3 gt/2.txt\n",
+    '"rgb/1.5.png";"depth/1.6.png"\n"rgb/2.5.png";"depth/2.6.png"\n',
+]
+
+
+@pytest.mark.parametrize("lines", [TWO_COLUMNS, FOUR_COLUMNS, *ODD_FORMS])
 @pytest.mark.parametrize("rgb_folder", ["rgb", "rgb/rgb"])
 @pytest.mark.parametrize("nested", [True, False])
 def test_tum_layouts(tmp_path, lines, rgb_folder, nested):
@@ -194,7 +213,10 @@ def test_tum_faults(tmp_path):
     assert dataset[0].valid.any()
     assert fault(dataset, 1).startswith(f"{tmp_path / 'rgb' / '9.png'}: cannot be read")
     assert fault(dataset, 2).startswith(f"{tmp_path / 'depth' / '9.png'}: cannot be read")
-    assert fault(dataset, 3) == f"{tmp_path / 'associate.txt'}: line 4: expected 2 or 4 columns, found 3"
+    assert (
+        fault(dataset, 3)
+        == f"{tmp_path / 'associate.txt'}: line 4: expected a colour and a depth picture, found '1.5 rgb/1.5.png 1.6'"
+    )
     gone = [tmp_path / "rgb" / "9.png", tmp_path / "depth" / "9.png"]
     assert dataset.listing_faults() == {
         1: f"{gone[0]}: expected a file for sample 9, found none",
@@ -203,6 +225,110 @@ def test_tum_faults(tmp_path):
     }
     (tmp_path / "associate.txt").write_text("# nothing\n")
     assert "found none" in build_fault("TUM", tmp_path)
+
+
+def write_frame(path, seed, **arrays):
+    """A .h5 frame as google/mannequinchallenge has it; returns picture and depth."""
+    rng = np.random.default_rng(seed)
+    image = rng.random((HEIGHT, WIDTH, 3), np.float32)
+    depth = rng.uniform(0.5, 9.5, (HEIGHT, WIDTH)).astype(np.float32)
+    depth[0, :5] = (0, 1e-8, 1.1e-8, 9.99, 10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for key, array in ({"img_1": image, "gt_depth": depth, "human_mask": depth > 1} | arrays).items():
+            file[f"gt/{key}"] = array
+    return image, depth
+
+
+@pytest.mark.parametrize("folder", ["", "rgbd_dataset_freiburg3_sitting_xyz/"])
+def test_tum_frames_with_people(tmp_path, folder):
+    image, depth = write_frame(tmp_path / f"{folder}00002.h5", 2)
+    write_frame(tmp_path / f"{folder}00001.h5", 1)
+    (tmp_path / "._00001.h5").write_bytes(b"made by macOS")
+    dataset = open_dataset("TUM", tmp_path)
+    assert (len(dataset), dataset.version, dataset.benchmark_images) == (2, FRAMES, 1815)
+    sample = dataset[1]
+    assert sample.name == f"{folder}00002"
+    np.testing.assert_array_equal(sample.image, image)
+    np.testing.assert_array_equal(sample.depth, depth)
+    np.testing.assert_array_equal(sample.valid[0, :5], [False, False, True, True, False])
+    assert sample.valid[1:].all()
+    prepared = Predictor.prepare(DummyPredictor(), sample.image)
+    as_bytes = Predictor.prepare(DummyPredictor(), np.rint(255 * image).astype(np.uint8))
+    np.testing.assert_allclose(prepared, as_bytes, atol=1.5 / 255 / 0.2)  # rounded to 8 bits, cubic, divided by std
+
+
+class DummyPredictor(Predictor):
+    def _run(self, prepared):
+        raise NotImplementedError
+
+
+def test_tum_says_which_version_it_is(tmp_path):
+    write_tum(tmp_path, TWO_COLUMNS)
+    write_frame(tmp_path / "h5" / "1.h5", 1)
+    dataset = open_dataset("TUM", tmp_path)
+    assert (dataset.version, len(dataset), dataset.benchmark_images) == (SEQUENCE, 2, 2)
+    assert open_dataset("TUM", tmp_path / "h5").version == FRAMES
+    assert "for the modelzoo protocol, found 1 .h5 frames" in build_fault("TUM", tmp_path / "h5", "modelzoo")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"img_1": np.ones((6, 8), np.float32)}, "expected /gt/img_1 float (H, W, 3)"),
+        (
+            {"img_1": np.ones((6, 9, 3), np.float32)},
+            "/gt/img_1 float32 (6, 9, 3) and /gt/gt_depth float32 (6, 8)",
+        ),
+        ({"img_1": np.ones((6, 8, 3), np.uint8)}, "found /gt/img_1 uint8 (6, 8, 3)"),
+        ({"gt_depth": np.ones((6, 8), int)}, "and /gt/gt_depth int64 (6, 8)"),
+        ({"gt_depth": np.ones((0, 8), np.float32), "img_1": np.ones((0, 8, 3), np.float32)}, "float (H, W), found"),
+        ({"img_1": np.full((6, 8, 3), 255.0)}, "expected /gt/img_1 on the scale 0..1, found 255..255"),
+        ({"img_1": np.full((6, 8, 3), np.nan)}, "expected /gt/img_1 on the scale 0..1, found nan..nan"),
+    ],
+)
+def test_tum_frame_faults(tmp_path, arrays, message):
+    write_frame(tmp_path / "1.h5", 1, **arrays)
+    assert message in fault(open_dataset("TUM", tmp_path), 0)
+
+
+def test_tum_frames_that_lack_an_array_or_are_damaged(tmp_path):
+    with h5py.File(tmp_path / "1.h5", "w") as file:
+        file["gt/img_1"] = np.ones((6, 8, 3), np.float32)
+    (tmp_path / "2.h5").write_bytes(b"no HDF5")
+    with h5py.File(tmp_path / "3.h5", "w") as file:  # 4 TB of nothing
+        file.create_dataset("gt/img_1", (1 << 19, 1 << 19, 3), np.float32, chunks=True)
+        file.create_dataset("gt/gt_depth", (1 << 19, 1 << 19), np.float32, chunks=True)
+    dataset = open_dataset("TUM", tmp_path)
+    for index in (0, 1):
+        expected = "expected an HDF5 file with /gt/img_1 and /gt/gt_depth, found other or damaged data"
+        assert fault(dataset, index) == f"{tmp_path / f'{index + 1}.h5'}: {expected}"
+    assert "(524288, 524288)" in fault(dataset, 2)
+
+
+# Pictures in another format
+
+
+def as_jpeg(path):
+    """Turns a picture into a JPEG file beside it; returns its pixels."""
+    image = cv2.imread(str(path))
+    jpeg = path.with_suffix(".jpg")
+    cv2.imwrite(str(jpeg), image)
+    path.unlink()
+    return read_image(jpeg)
+
+
+@pytest.mark.parametrize("name", ["Kitti", "TUM", "Sintel", "ETH3D"])
+def test_pictures_may_be_of_another_format(every_set, name):
+    before = open_dataset(name, every_set[name])
+    picture = before._entries[0].files[0]
+    if picture.suffix == ".JPG":
+        picture = picture.rename(picture.with_suffix(".png"))
+    expected = as_jpeg(picture)
+    dataset = open_dataset(name, every_set[name])
+    assert len(dataset) == len(before)
+    np.testing.assert_array_equal(dataset[0].image, expected)
+    assert not dataset.listing_faults()
 
 
 # Sintel
@@ -463,6 +589,29 @@ def test_diw_annotation_faults(tmp_path, line, word):
     assert word in message
     assert "DIW_test.csv: line 2" in message
     assert dataset[1].relation.tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace(",", "\t"),
+        lambda text: text.replace(",", " , "),
+        lambda text: text.replace("/", "\\").replace("\n", "\r\n"),
+        lambda text: text.replace("\n", f"\n{BOM}"),
+        lambda text: "\n".join(line if "/" in line else line + ",0.9,worker" for line in text.splitlines()),
+    ],
+)
+def test_diw_tables_of_other_programs(tmp_path, change):
+    write_diw(tmp_path, TABLE)
+    expected = [open_dataset("DIW", tmp_path)[index] for index in range(2)]
+    table = tmp_path / "DIW_Annotations" / "DIW_test.csv"
+    table.write_text(change(TABLE))
+    found = open_dataset("DIW", tmp_path)
+    assert len(found) == 2
+    for index in range(2):
+        assert found[index].name == expected[index].name
+        for field in ("image", "points", "relation"):
+            np.testing.assert_array_equal(getattr(found[index], field), getattr(expected[index], field))
 
 
 def test_diw_odd_lines_cost_one_sample_each(tmp_path):

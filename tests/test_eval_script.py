@@ -26,7 +26,8 @@ from preprocess.make_sample import make_sample
 from src.common.errors import DataError, UsageError
 from src.common.names import DATA_SETS
 from src.config import load_config
-from src.evaluation.datasets import Tum, open_dataset
+from src.evaluation.datasets import open_dataset
+from src.evaluation.datasets.tum import SEQUENCE
 from src.evaluation.evaluator import score_prediction
 from src.inference.predictor import MindSporePredictor, Predictor
 from src.util import write_png16
@@ -45,7 +46,9 @@ def evaluate(repo, *words):
 def rows(ann_file):
     """Rows without the time that a prediction took."""
     with open(ann_file.with_name("val_details.csv"), newline="") as file:
-        return [row[:7] + row[8:] for row in csv.reader(file)]
+        table = list(csv.reader(file))
+    time = table[0].index("ms")
+    return [row[:time] + row[time + 1 :] for row in table]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def uninterrupted(repo, eval_data, weights, tmp_path_factory):
     return ann_file, evaluate(repo, *arguments(eval_data, weights, ann_file))
 
 
-def test_all_sets(uninterrupted, eval_data, net):
+def test_all_sets(uninterrupted, eval_data, net, weights):
     ann_file, result = uninterrupted
     assert result.returncode == 0, result.stderr
     values = json.loads(ann_file.read_text())
@@ -69,8 +72,20 @@ def test_all_sets(uninterrupted, eval_data, net):
         assert values[name] == pytest.approx(sum(expected) / len(expected), rel=1e-6)
     assert "graph compilations: 1 " in result.stdout
     assert re.search(r"Kitti: 3/3 images, [0-9.]+ images/s, 00:00 left", result.stderr)
-    for name in DATA_SETS:
-        assert re.search(rf"^{name} .* {values[name]:.4g} ", result.stdout, re.MULTILINE)
+    table = {
+        line[: line.index("  ")]: line.split("  ", 1)[1].split() for line in result.stdout.splitlines() if "  " in line
+    }
+    assert table["this run"] == [f"{values[name]:.4g}" for name in DATA_SETS]
+    assert table["images"] == [word for size in (161, 1064, 3, 654, 454, 74441) for word in ("3", "of", str(size))]
+    assert table["paper, MIX 5"] == ["(23.9)", "(0.327)", "(14.29)", "(9.55)", "(0.129)", "(0.1246)"]
+    settings = json.loads(ann_file.with_name("val_settings.json").read_text())
+    assert (settings["eval_protocol"], settings["checkpoint"]) == ("paper", str(weights))
+    assert {name: found["value"] for name, found in settings["sets"].items()} == values
+    assert [settings["sets"]["Kitti"][key] for key in ("metric", "scored", "benchmark_images")] == [
+        "delta>1.25, %", 3, 161
+    ]  # fmt: skip
+    inverted = settings["sets"]["Kitti"]["inverted"]
+    assert (f"warning: Kitti: {inverted} of 3 predictions are inverted" in result.stderr) == (inverted > 0)
     names = [path.name for path in sorted(ann_file.parent.iterdir())]
     assert names == ["val.json", "val_details.csv", "val_settings.json"]
 
@@ -123,7 +138,7 @@ def test_broken_files_and_missing_sets(repo, eval_data, weights, tmp_path):
     splits.write_bytes(b"no MATLAB file")
     cut = data / "Kitti_raw_data" / "2011_09_26_drive_0001_sync" / "image" / "0000000001.png"
     cut.write_bytes(cut.read_bytes()[:300])
-    pictures, depths = (sorted((data / "TUM" / Tum.sequence / kind).iterdir()) for kind in ("rgb", "depth"))
+    pictures, depths = (sorted((data / "TUM" / SEQUENCE / kind).iterdir()) for kind in ("rgb", "depth"))
     write_png16(depths[1], np.zeros((72, 96), np.uint16))
 
     words = arguments(data, weights, ann_file)
@@ -152,7 +167,7 @@ def test_broken_files_and_missing_sets(repo, eval_data, weights, tmp_path):
         ["Kitti", "1"], ["Kitti", "3"], *(["TUM", number] for number in "123")
     ]  # fmt: skip
     assert [row[1] for row in table[2:]] == [picture.stem for picture in pictures]
-    assert table[3][3:] == ["nan", "nan", "nan", "0", "2"]
+    assert table[3][3:] == ["nan", "nan", "nan", "nan", "0", "nan", "nan", "nan", "2"]
     values = [float(row[3]) for row in table]
     assert json.loads(ann_file.read_text())["TUM"] == (values[2] + values[4]) / 2
 
@@ -286,7 +301,7 @@ def test_files_that_lie(run_stub, tmp_path, capfd):
     table.write_text("\n".join(lines[:-1]))
     lies += [f"{table}: line 2: expected points within", f"{table}: expected the annotation of {lines[-2]}"]
 
-    associations = data / "TUM" / Tum.sequence / "associate.txt"
+    associations = data / "TUM" / SEQUENCE / "associate.txt"
     associations.write_text(f"rgb/gone.png depth/gone.png\n{associations.read_text()}")
     lies += [f"{associations.parent / 'depth' / 'gone.png'}: cannot be read"]
 
@@ -316,8 +331,8 @@ def test_files_that_lie(run_stub, tmp_path, capfd):
     assert stderr.count("nyu.mat") == 1
     assert list(json.loads((tmp_path / "val.json").read_text())) == ["TUM"]
     assert [row[-1] for row in rows(tmp_path / "val.json")[1:]] == list("23456")
-    assert "earlier results are backed up as" in out
-    assert list(json.loads((tmp_path / "val.previous.json").read_text())) == list(DATA_SETS)
+    assert "earlier results are kept as" in out
+    assert list(json.loads((tmp_path / "val.1.json").read_text())) == list(DATA_SETS)
 
 
 def test_refused_weights_leave_earlier_results_alone(run_stub, eval_data, tmp_path, monkeypatch):
@@ -339,9 +354,11 @@ def test_another_checkpoint_forbids_to_resume(weights, tmp_path):
     other = tmp_path / "tiny.ckpt"
     shutil.copyfile(weights, other)
     settings = [midas_eval.settings_of(load_config("", ["--ckpt_path", str(path)]), "CPU") for path in (weights, other)]
+    assert [found.pop("checkpoint") for found in settings] == [str(weights), str(other)]
     assert settings[0] == settings[1]
     other.write_bytes(other.read_bytes()[:-1] + b"x")
-    assert midas_eval.settings_of(load_config("", ["--ckpt_path", str(other)]), "CPU") != settings[0]
+    changed = midas_eval.settings_of(load_config("", ["--ckpt_path", str(other)]), "CPU")
+    assert {key for key, value in settings[0].items() if changed[key] != value} == {"ckpt_sha256"}
 
 
 def test_resume_names_the_setting_that_differs(run_stub, eval_data, tmp_path):
@@ -353,7 +370,7 @@ def test_resume_names_the_setting_that_differs(run_stub, eval_data, tmp_path):
 
 
 def test_network_that_predicts_far_as_large(run_stub, tmp_path, monkeypatch, capsys):
-    """Scored, named, and turned round: the same figures as those of the right network."""
+    """The fit turns it round, a warning says so; with its output turned round, there is none."""
     make_sample(tmp_path / "data", train=0, eval_count=3, size=(64, 48))
     truth = true_inverse_depth(tmp_path / "data", "TUM")
     order = iter(())
@@ -371,15 +388,15 @@ def test_network_that_predicts_far_as_large(run_stub, tmp_path, monkeypatch, cap
     monkeypatch.setattr(Inverted, "compilations", 0, raising=False)
     monkeypatch.setattr(midas_eval, "load_predictor", load)
     words = ("--data_name=TUM", "--show_published=False")
-    advice = "TUM: this network seems to predict far as large; --invert_output True turns it round\n"
+    advice = "warning: TUM: this network seems to predict far as large; --invert_output True turns it round\n"
     order = iter([array.max() - array for array in truth.values()])
     assert run_stub(*words) == 0
-    assert advice in capsys.readouterr().out
-    assert json.loads((tmp_path / "val.json").read_text())["TUM"] > 1
+    assert advice in capsys.readouterr().err
+    assert json.loads((tmp_path / "val.json").read_text())["TUM"] == pytest.approx(0, abs=1e-6)
     order = iter([array.max() - array for array in truth.values()])
     assert run_stub(*words, "--invert_output=True") == 0
-    assert "seems to predict" not in capsys.readouterr().out
+    assert "seems to predict" not in capsys.readouterr().err
     assert json.loads((tmp_path / "val.json").read_text())["TUM"] == pytest.approx(0, abs=1e-6)
     order = iter(list(truth.values()))
     assert run_stub(*words, "--invert_output=True") == 0
-    assert "--invert_output False turns it round" in capsys.readouterr().out
+    assert "--invert_output False turns it round" in capsys.readouterr().err

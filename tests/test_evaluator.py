@@ -11,9 +11,11 @@ import pytest
 from conftest import TINY
 
 from evaluation import IMAGES, open_one, run, true_inverse_depth
-from src.evaluation.datasets import DATASETS, Tum
+from src.common.names import PROTOCOLS
+from src.evaluation.datasets import DATASETS
+from src.evaluation.datasets.tum import SEQUENCE
 from src.evaluation.evaluator import Fault, Record, evaluate, summarise
-from src.evaluation.metric import score_dense, score_ordinal
+from src.evaluation.metric import BAD_SHARE, score_dense, score_ordinal
 from src.inference.predictor import MindSporePredictor
 from src.midas_net import MidasNet
 from src.utils.transforms import resize_prediction
@@ -50,20 +52,19 @@ def test_true_inverse_depth_in_double_precision_scores_0(eval_data, name):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_depth_and_negated_inverse_depth_do_not(eval_data, name):
+def test_depth_and_a_constant_do_not(eval_data, name):
     truth = true_inverse_depth(eval_data, name)
     dataset = open_one(eval_data, name)
-    result, records = run(dataset, lambda sample: -truth[sample.name])
+    constant, _ = run(dataset, lambda sample: np.ones(sample.image.shape[:2]))
+    assert constant.value == constant.constant
     if name == "DIW":
-        assert result.value == 1
+        assert run(dataset, lambda sample: -truth[sample.name])[0].value == constant.value == 1
         return
-    constant, _ = run(dataset, lambda sample: np.ones(sample.depth.shape))
-    assert result.value == pytest.approx(constant.value, rel=1e-12)
-    assert result.value > 0.05
-    assert (result.inverted, constant.inverted) == (IMAGES, 0)
-    assert [record.scale for record in records] == [0] * IMAGES
+    assert constant.value > 0.05
+    assert constant.inverted == 0
     depth = {sample: 1 / inverse_depth for sample, inverse_depth in truth.items()}
-    assert run(dataset, lambda sample: depth[sample.name])[0].value > 0.05
+    result, _ = run(dataset, lambda sample: depth[sample.name])
+    assert (result.value > 0.05, result.inverted) == (True, IMAGES)
 
 
 def test_pipeline_equals_a_plain_loop(eval_data):
@@ -82,8 +83,6 @@ def test_pipeline_equals_a_plain_loop(eval_data):
         flat = np.stack([full.ravel(), np.ones(full.size)], axis=1)
         disparity = 1 / sample.depth.astype(np.float64).ravel()
         fit = np.linalg.lstsq(flat, disparity, rcond=None)[0]
-        if fit[0] < 0:
-            fit = np.array([0, disparity.mean()])
         depth = 1 / np.maximum(flat @ fit, 1 / 72)
         expected.append(np.mean(np.abs(depth / sample.depth.ravel() - 1)))
     assert [record.value for record in records] == pytest.approx(expected, rel=1e-3)
@@ -92,7 +91,7 @@ def test_pipeline_equals_a_plain_loop(eval_data):
 
 def test_faulty_samples_are_named_and_the_others_scored(copied_data):
     truth = true_inverse_depth(copied_data, "TUM")
-    folder = copied_data / "TUM" / Tum.sequence
+    folder = copied_data / "TUM" / SEQUENCE
     first, second, third = sorted((folder / "rgb").iterdir())
     second.write_bytes(second.read_bytes()[:200])
     lines = (folder / "associate.txt").read_text().splitlines()
@@ -105,7 +104,7 @@ def test_faulty_samples_are_named_and_the_others_scored(copied_data):
     assert str(second) in outcomes[1].text
     expected = "prediction: expected finite inverse depth, found 1 NaN or infinite pixels"
     assert outcomes[2].text == f"TUM {third.stem}: {expected}"
-    assert "associate.txt: line 4: expected 2 or 4 columns" in outcomes[3].text
+    assert "associate.txt: line 4: expected a colour and a depth picture" in outcomes[3].text
     assert all("\n" not in outcome.text for outcome in outcomes[1:4])
     assert outcomes[0].image == outcomes[4].image == first.stem
     assert (result.scored, result.faulty) == (2, 3)
@@ -114,11 +113,12 @@ def test_faulty_samples_are_named_and_the_others_scored(copied_data):
 
 def test_image_without_valid_pixel_is_left_out_of_the_mean():
     def record(number, value):
-        return Record(value, 1.0, 0.0, 5, "Kitti", f"a/{number}", "delta1", 1.0, number)
+        return Record(value, 2 * value, 1.0, 0.0, 5, value, 1.0, 0.5, "Kitti", f"a/{number}", BAD_SHARE, 1.0, number)
 
     dataset = DATASETS["Kitti"].__new__(DATASETS["Kitti"])
     result = summarise(dataset, [record(1, 30.0), record(2, NAN), record(3, 10.0)], faulty=0)
     assert (result.value, result.scored, result.empty) == (20.0, 2, ("a/2",))
+    assert (result.constant, result.abs_rel, result.delta1, result.rmse_m) == (40.0, 20.0, 1.0, 0.5)
     assert np.isnan(summarise(dataset, [record(2, NAN)], faulty=0).value)
 
 
@@ -182,10 +182,11 @@ def test_needs_no_mindspore(repo):
     assert subprocess.run([sys.executable, "-c", code], cwd=repo, timeout=60).returncode == 0
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", ["Kitti", "NYU", "ETH3D"])
-def test_modelzoo_accepts_inverted_predictions(eval_data, name):
+def test_inverted_predictions_are_turned_by_the_fit(eval_data, name, protocol):
     truth = true_inverse_depth(eval_data, name)
-    result, records = run(open_one(eval_data, name, "modelzoo"), lambda sample: -truth[sample.name])
+    result, records = run(open_one(eval_data, name, protocol), lambda sample: -truth[sample.name])
     assert result.value == pytest.approx(0, abs=1e-6)
     assert result.inverted == IMAGES
     assert [record.scale for record in records] == pytest.approx([-1] * IMAGES, rel=1e-5)
@@ -198,9 +199,7 @@ def test_prediction_is_resized_by_the_rule_of_the_protocol(eval_data):
         dataset = open_one(eval_data, "Kitti", protocol)
         sample = dataset[0]
         resized = resize_prediction(small, *sample.depth.shape, half_pixel=protocol == "paper")
-        expected = score_dense(
-            resized, sample.depth, sample.valid, "delta1", 80, accept_inverted=protocol == "modelzoo"
-        )
+        expected = score_dense(resized, sample.depth, sample.valid, BAD_SHARE, 80)
         found = run(dataset, lambda sample: small)[1][0]
         assert (found.value, found.scale, found.shift) == (expected.value, expected.scale, expected.shift)
         by_protocol.append(found.scale)

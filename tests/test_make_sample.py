@@ -13,6 +13,7 @@ from preprocess.make_sample import hidden_from_right, make_sample, redweb_values
 from preprocess.scenes import MAX_DEPTH_M, Camera, Scene, Solid, draw_scene, render, render_scene
 from src.common.errors import UsageError
 from src.evaluation.datasets import DATASETS, Diw, Kitti, Nyu, Sintel, Tum
+from src.evaluation.metric import WHDR
 from src.util import read_gray, read_image
 from src.utils.mixdata import check_pairs, list_pairs, warnings_of
 from src.utils.truth import inverse_depth_of
@@ -245,7 +246,7 @@ def test_every_reader_reads_its_set(sample, name, protocol):
     for index in range(2):
         item = dataset[index]
         assert item.image.std() > 5
-        if dataset.metric != "whdr":
+        if dataset.metric != WHDR:
             assert item.valid.sum() > 20
 
 

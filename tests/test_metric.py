@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from scipy.optimize import lsq_linear
 
 from src.common.errors import DataError
 from src.evaluation.metric import (
+    ABS_REL,
+    BAD_SHARE,
     align_scale_shift,
     mean_over_images,
     score_dense,
@@ -37,7 +38,7 @@ def slow_dense(inverse_depth, depth, valid, metric, cap):
     for p, d in pairs:
         disparity = scale * p + shift
         predicted = cap if disparity < 1 / cap else 1 / disparity
-        if metric == "delta1":
+        if metric == BAD_SHARE:
             total += 100.0 if predicted / d > 1.25 or d / predicted > 1.25 else 0.0
         else:
             total += abs(predicted - d) / d
@@ -56,16 +57,24 @@ def test_six_pixels_by_hand():
     # scale = 5.5/54 = 11/108;  shift = 7/12 - 5 * 11/108 = 63/108 - 55/108 = 8/108
     # aligned = (11 p + 8)/108 = 96, 52, 30, 30, 52, 118 over 108 (all above 1/10: no clip at cap 10)
     # d/d* = 108/96 = 1.125, 108/104 = 1.0385, 108/120 = 0.9, 0.9, 1.0385, 108/118 = 0.9153
-    # max(d/d*, d*/d) <= 1.125: no pixel above 1.25, delta1 = 0
+    # max(d/d*, d*/d) <= 1.125: no pixel above 1.25
     # |d/d* - 1| = 12/96 + 4/104 + 12/120 + 12/120 + 4/104 + 10/118, over 6
     prediction = np.array([[8.0, 4.0, 2.0], [2.0, 4.0, 10.0]], np.float32)
-    score = score_dense(prediction, DEPTH, ALL, "absrel", 10)
+    score = score_dense(prediction, DEPTH, ALL, ABS_REL, 10)
     assert score.scale == pytest.approx(11 / 108, rel=1e-14)
     assert score.shift == pytest.approx(8 / 108, rel=1e-14)
     assert score.value == pytest.approx((12 / 96 + 8 / 104 + 24 / 120 + 10 / 118) / 6, rel=1e-13)
     assert score.compared == 6
     assert not score.inverted
-    assert score_dense(prediction, DEPTH, ALL, "delta1", 10).value == 0.0
+    assert score.abs_rel == score.value
+    assert score.delta1 == 1.0
+    # d - d* = 12/96, 8/104, -48/120, -48/120, 8/104, -10/118
+    squares = (12 / 96) ** 2 + 2 * (8 / 104) ** 2 + 2 * (48 / 120) ** 2 + (10 / 118) ** 2
+    assert score.rmse_m == pytest.approx(math.sqrt(squares / 6), rel=1e-13)
+    # a constant one: disparity 7/12, d = 12/7: |12/7 - 1|, |12/14 - 1|, |12/28 - 1| = 5/7, 1/7, 4/7, twice each
+    assert score.constant == pytest.approx(10 / 21, rel=1e-13)
+    assert score_dense(prediction, DEPTH, ALL, BAD_SHARE, 10).value == 0.0
+    assert score_dense(prediction, DEPTH, ALL, BAD_SHARE, 10).constant == pytest.approx(400 / 6)  # 12/7, 7/6, 7/3
 
 
 def test_six_pixels_by_hand_with_mask_and_cap():
@@ -75,17 +84,22 @@ def test_six_pixels_by_hand_with_mask_and_cap():
     # aligned = (p + 2)/8 = 1, 3/8, 3/8, 1/4, 1/2;  cap 2.5 m clips from below at 0.4: 1, .4, .4, .4, .5
     # d = 1, 2.5, 2.5, 2.5, 2;  d* = 1, 2, 4, 4, 2
     # AbsRel = (0 + .25 + .375 + .375 + 0)/5 = 0.2
-    # max(d/d*, d*/d) = 1, 1.25, 1.6, 1.6, 1: two of five above 1.25 (1.25 itself is not), delta1 = 40
+    # max(d/d*, d*/d) = 1, 1.25, 1.6, 1.6, 1: two of five above 1.25 (40 %), two below (1.25 itself is neither)
+    # d - d* = 0, 1/2, -3/2, -3/2, 0: squares 1/4 + 9/4 + 9/4 = 19/4
+    # constant: 1/2, so d = 2: |d/d* - 1| = 1, 0, 1/2, 1/2, 0
     prediction = np.array([[6.0, 1.0, 1.0], [0.0, 2.0, 1e6]])
     depth = np.array([[1.0, 2.0, 4.0], [4.0, 2.0, np.inf]])
     valid = np.array([[1, 1, 1], [1, 1, 0]], bool)
-    score = score_dense(prediction, depth, valid, "absrel", 2.5)
+    score = score_dense(prediction, depth, valid, ABS_REL, 2.5)
     assert (score.scale, score.shift, score.compared) == (0.125, 0.25, 5)
     assert score.value == pytest.approx(0.2, rel=1e-14)
-    assert score_dense(prediction, depth, valid, "delta1", 2.5).value == pytest.approx(40.0)
+    assert score.constant == pytest.approx(0.4, rel=1e-14)
+    assert score.rmse_m == pytest.approx(math.sqrt(19 / 4 / 5), rel=1e-14)
+    bad = score_dense(prediction, depth, valid, BAD_SHARE, 2.5)
+    assert (bad.value, bad.delta1, bad.abs_rel) == (pytest.approx(40.0), pytest.approx(0.4), score.value)
 
 
-@pytest.mark.parametrize("metric", ["delta1", "absrel"])
+@pytest.mark.parametrize("metric", [BAD_SHARE, ABS_REL])
 def test_agrees_with_the_slow_implementation(metric):
     rng = np.random.default_rng(0)
     clipped = 0
@@ -122,7 +136,7 @@ def test_alignment_keeps_its_digits_on_large_offsets():
     assert shift == pytest.approx(-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("metric", ["delta1", "absrel"])
+@pytest.mark.parametrize("metric", [BAD_SHARE, ABS_REL])
 def test_scale_and_shift_do_not_matter(metric):
     rng = np.random.default_rng(3)
     depth = rng.uniform(0.5, 9, (20, 30))
@@ -135,7 +149,7 @@ def test_scale_and_shift_do_not_matter(metric):
         assert moved == pytest.approx(reference, abs=1e-9)
 
 
-@pytest.mark.parametrize("metric", ["delta1", "absrel"])
+@pytest.mark.parametrize("metric", [BAD_SHARE, ABS_REL])
 def test_perfect_scores_zero_and_depth_taken_for_inverse_depth_does_not(metric):
     depth = np.random.default_rng(4).uniform(0.5, 9, (20, 30))
     valid = np.ones(depth.shape, bool)
@@ -147,40 +161,16 @@ def test_perfect_scores_zero_and_depth_taken_for_inverse_depth_does_not(metric):
     assert flipped.value > 0.1
 
 
-def test_negated_prediction_by_hand():
-    # Best scale -1, shift 0. Not below 0: scale 0, shift 7/12, so d = 12/7 everywhere, as for a constant prediction:
-    # |12/7 - 1|, |12/14 - 1|, |12/28 - 1| = 5/7, 1/7, 4/7, twice each. max(d/d*, d*/d) = 12/7, 7/6, 7/3: 4 of 6 above.
-    score = score_dense(-1 / DEPTH, DEPTH, ALL, "absrel", 10)
+def test_negative_scale_is_used_as_it_comes():
+    score = score_dense(-3 / DEPTH + 1, DEPTH, ALL, ABS_REL, 10)
     assert score.inverted
-    assert (score.scale, math.copysign(1, score.scale)) == (0, -1)
-    assert score.shift == pytest.approx(7 / 12, rel=1e-14)
-    assert score.value == pytest.approx(10 / 21, rel=1e-13)
-    assert score_dense(-1 / DEPTH, DEPTH, ALL, "delta1", 10).value == pytest.approx(400 / 6)
-
-    accepted = score_dense(-1 / DEPTH, DEPTH, ALL, "absrel", 10, accept_inverted=True)
-    assert accepted.inverted
-    assert (accepted.scale, accepted.shift, accepted.value) == pytest.approx((-1, 0, 0), abs=1e-14)
+    assert (score.scale, score.shift, score.value) == pytest.approx((-1 / 3, 1 / 3, 0), abs=1e-14)
+    constant = score_dense(np.ones((2, 3)), DEPTH, ALL, ABS_REL, 10)
+    assert not constant.inverted
+    assert constant.value == constant.constant == score.constant
 
 
-def test_scale_is_the_least_squares_over_scales_from_0():
-    """Against a solver with bounds; a prediction of the right orientation is scored identically either way."""
-    rng = np.random.default_rng(5)
-    seen = set()
-    for _ in range(40):
-        depth = rng.uniform(0.5, 9, (4, 5))
-        prediction = rng.normal(0, 1, depth.shape) + rng.uniform(-1, 1) / depth
-        columns = np.stack([prediction.ravel(), np.ones(depth.size)], axis=1)
-        expected = lsq_linear(columns, 1 / depth.ravel(), ([0, -np.inf], [np.inf, np.inf]), tol=1e-14).x
-        score = score_dense(prediction, depth, depth > 0, "absrel", 10)
-        assert (score.scale, score.shift) == pytest.approx(tuple(expected), abs=1e-5)
-        accepted = score_dense(prediction, depth, depth > 0, "absrel", 10, accept_inverted=True)
-        assert accepted.inverted == score.inverted == (accepted.scale < 0)
-        assert score.inverted or score == accepted
-        seen.add(score.inverted)
-    assert seen == {True, False}
-
-
-@pytest.mark.parametrize("metric", ["delta1", "absrel"])
+@pytest.mark.parametrize("metric", [BAD_SHARE, ABS_REL])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_in_place_arithmetic_equals_the_plain_formula(metric, dtype):
     rng = np.random.default_rng(8)
@@ -194,7 +184,7 @@ def test_in_place_arithmetic_equals_the_plain_formula(metric, dtype):
         scale = ((p - p.mean()) @ (1 / d - (1 / d).mean())) / ((p - p.mean()) @ (p - p.mean()))
         shift = (1 / d).mean() - scale * p.mean()
         ratio = 1 / np.maximum(scale * p + shift, 1 / 72) / d
-        value = 100 * (np.maximum(ratio, 1 / ratio) > 1.25).mean() if metric == "delta1" else np.abs(ratio - 1).mean()
+        value = 100 * (np.maximum(ratio, 1 / ratio) > 1.25).mean() if metric == BAD_SHARE else np.abs(ratio - 1).mean()
         assert score.value == pytest.approx(value, rel=1e-12, abs=1e-12)
         assert (score.scale, score.shift) == pytest.approx((scale, shift), rel=1e-12, abs=1e-12)
         for array, before in zip((prediction, depth, valid), inputs):
@@ -211,11 +201,11 @@ def test_degenerate_alignment():
     assert align_scale_shift(np.arange(6.0).reshape(2, 3), target, one) == (0, 0.25)
     assert all(math.isnan(number) for number in align_scale_shift(constant, target, ~ALL))
 
-    score = score_dense(constant, DEPTH, ALL, "absrel", 10)
+    score = score_dense(constant, DEPTH, ALL, ABS_REL, 10)
     # disparity 7/12 everywhere, d = 12/7: |12/7 - 1|, |12/14 - 1|, |12/28 - 1| = 5/7, 1/7, 4/7, twice each
     assert score.value == pytest.approx(10 / 21)
-    score = score_dense(constant, DEPTH, ~ALL, "delta1", 10)
-    assert math.isnan(score.value)
+    score = score_dense(constant, DEPTH, ~ALL, BAD_SHARE, 10)
+    assert all(map(math.isnan, (score.value, score.constant, score.abs_rel, score.delta1, score.rmse_m)))
     assert score.compared == 0
 
 
@@ -224,16 +214,16 @@ def test_score_dense_refuses():
     with pytest.raises(ValueError, match="'rmse'"):
         score_dense(prediction, DEPTH, ALL, "rmse", 10)
     with pytest.raises(ValueError, match=r"prediction \(3, 2\)"):
-        score_dense(prediction.T, DEPTH, ALL, "absrel", 10)
+        score_dense(prediction.T, DEPTH, ALL, ABS_REL, 10)
     for bad in (0.0, -1.0, np.inf, np.nan):
         depth = DEPTH.copy()
         depth[1, 1] = bad
         with pytest.raises(ValueError, match="above 0"):
-            score_dense(prediction, depth, ALL, "absrel", 10)
+            score_dense(prediction, depth, ALL, ABS_REL, 10)
     for bad in (np.nan, np.inf):
         prediction[0, 0] = bad
         with pytest.raises(DataError, match="found 1 NaN or infinite"):
-            score_dense(prediction, DEPTH, ALL, "absrel", 10)
+            score_dense(prediction, DEPTH, ALL, ABS_REL, 10)
 
 
 def test_ordinal_by_hand():
@@ -252,6 +242,8 @@ def test_ordinal_by_hand():
     score = score_ordinal(inverse_depth, points, relation)
     assert score.value == pytest.approx(4 / 6)
     assert score.compared == 6
+    assert score.constant == score_ordinal(np.ones((2, 3)), points, relation).value == 1.0
+    assert not score.inverted
     assert score_ordinal(-inverse_depth, points, relation).value == pytest.approx(4 / 6)
     assert score_ordinal(inverse_depth, points[[0, 2]], relation[[0, 2]]).value == 0
     assert score_ordinal(-inverse_depth, points[[0, 2]], relation[[0, 2]]).value == 1

@@ -90,7 +90,41 @@ def test_read_listing_skips_comments_and_blank_lines(tmp_path):
     assert read_listing(path) == [(1.5, "rgb/1.5.png"), (0.5, "rgb/a.png")]
 
 
-@pytest.mark.parametrize("line", ["1.5", "rgb/1.png 1.5", "1.5 a b", "nan rgb/1.png", "inf rgb/1.png"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1.5 rgb/1.png",
+        "1.5\trgb/1.png",
+        "1.5,rgb/1.png",
+        "1.5 , rgb/1.png ,",
+        "rgb/1.png 1.5",
+        "1.5 rgb/1.png 0.1 -0.2 nan",
+        "1.5 rgb\\1.png",
+        '"1.5";"rgb/1.png"',
+        "\N{ZERO WIDTH NO-BREAK SPACE}1.5 rgb/1.png",
+        "1.5e0 rgb/1.png\r",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_of_other_programs(tmp_path, line, encoding):
+    path = tmp_path / "rgb.txt"
+    path.write_text(f"# head\n0.5 rgb/0.png\n{line}\n", encoding=encoding)
+    assert read_listing(path) == [(0.5, "rgb/0.png"), (1.5, "rgb/1.png")]
+
+
+@pytest.mark.parametrize(("case", "pairs"), [("bom", 1), ("comma", 2), ("extra", 1)])
+def test_lists_that_once_failed(cases, tmp_path, capsys, case, pairs):
+    folder = cases / "tum_listings" / case
+    associate_script.main([str(folder), "--output", str(tmp_path / "associate.txt")])
+    assert f"{pairs} pairs" in capsys.readouterr().out
+    lines = (tmp_path / "associate.txt").read_text().splitlines()
+    assert len(lines) == pairs
+    assert lines[0] == "rgb/1311868164.363181.png depth/1311868164.373557.png"
+
+
+@pytest.mark.parametrize(
+    "line", ["1.5", "1.5 2.5", "rgb/1.png", "nan rgb/1.png", "inf rgb/1.png", "-1 rgb/1.png", ",;"]
+)
 def test_malformed_line_names_file_and_line(tmp_path, line):
     path = _write(tmp_path / "rgb.txt", f"# head\n1.0 rgb/1.png\n{line}\n")
     with pytest.raises(DataError, match=r"rgb\.txt: line 3: expected 'TIME FILE', found"):
@@ -187,6 +221,14 @@ DRIVE = "2011_09_26_drive_0002_sync"
         f"2011_09_26/{DRIVE}/image_02/data/0000000069.jpg 2011_09_26/{DRIVE}/image_03/data/0000000069.jpg",
         f"2011_09_26/{DRIVE}/image_02/data/0000000069.png None 721.5377",
         f"kitti/raw/2011_09_26/{DRIVE}/image_02/data/0000000069.png",
+        f"2011_09_26/{DRIVE},0000000069,l",
+        f"2011_09_26/{DRIVE}/\t69\tl\t721.5",
+        f"0000000069 2011_09_26/{DRIVE} l",
+        f"l,69,{DRIVE}",
+        f"2011_09_26\\{DRIVE}\\image_02\\data\\0000000069.png",
+        f"2011_09_26/{DRIVE}/image_03/data/0000000069.png 2011_09_26/{DRIVE}/image_02/data/0000000069.png",
+        f"{DRIVE}/proj_depth/groundtruth/image_02/0000000069.png 2011_09_26/{DRIVE}/image_02/data/0000000069.jpg",
+        f'"{DRIVE}","0000000069.png"',
     ],
 )
 def test_every_form_of_a_list_line(tmp_path, line):
@@ -274,6 +316,29 @@ def test_deal_names_missing_pictures(kitti, capsys):
     out = capsys.readouterr().out
     assert f"no picture in {kitti}/raw/2011_09_26/{DRIVE}/image_02/data: 0000000004\n" in out
     assert "1 frames made, 1 have depth but no picture" in out
+
+
+def test_deal_takes_pictures_as_jpeg(kitti):
+    data = kitti / f"raw/2011_09_26/{DRIVE}/image_02/data"
+    (data / "0000000001.png").rename(data / "0000000001.jpg")
+    assert _deal(kitti, f"{DRIVE} 1\n") == 0
+    made = sorted(path.relative_to(kitti / "out" / DRIVE).as_posix() for path in (kitti / "out").rglob("*.*g"))
+    assert made == ["depth/0000000001.png", "image/0000000001.jpg"]
+
+
+def test_deal_says_that_there_is_no_val_folder(kitti):
+    annotated = kitti / "annotated"
+    (annotated / "val").rename(kitti / "val")
+    with pytest.raises(DataError, match=r"expected val/ with .*, found train/ \(--splits train takes it\)"):
+        _deal(kitti, f"{DRIVE} 1\n")
+    assert _deal(kitti, f"{DRIVE} 2\n", "--splits", "train", "val") == 0
+    (annotated / "train").rename(kitti / "train")
+    with pytest.raises(DataError, match=r"annotated: expected val/ with the annotated depth, found none"):
+        _deal(kitti, f"{DRIVE} 1\n")
+    annotated.rmdir()
+    (kitti / "val").rename(annotated)
+    with pytest.raises(DataError, match=rf"found drives such as {DRIVE}: --annotated wants the folder above"):
+        _deal(kitti, f"{DRIVE} 1\n")
 
 
 def test_deal_fails_when_nothing_was_made(kitti):

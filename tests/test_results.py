@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from contextlib import suppress
 from dataclasses import replace
@@ -11,22 +12,36 @@ import pytest
 
 from evaluation import open_one
 from src.common.errors import DataError, MidasError, UsageError
+from src.common.names import PROTOCOLS
 from src.evaluation import results as eval_results
 from src.evaluation.datasets import DATASETS
 from src.evaluation.datasets.base import DatasetMissing
+from src.evaluation.datasets.tum import FRAMES, SEQUENCE
 from src.evaluation.evaluator import Record, SetResult, summarise
-from src.evaluation.report import faults, remarks
+from src.evaluation.metric import BAD_SHARE
+from src.evaluation.report import faults, remarks, warnings_of
 from src.evaluation.results import ResultFiles, details_path, settings_path
 from src.evaluation.table import PUBLISHED, format_table
 
 NAN = float("nan")
 
-SETTINGS = {"eval_protocol": "paper", "layers": (1, 2), "ckpt_sha256": "ab"}
-RECORDS = [
-    Record(1 / 3, -2 / 3, 1e-17, 7, "Kitti", "2011_09_26_drive_0001_sync/0000000000", "delta1", 12.5, 1),
-    Record(NAN, NAN, NAN, 0, "Kitti", "2011_09_26_drive_0001_sync/0000000001", "delta1", 3.0, 2),
-    Record(0.1 + 0.2, 1.0, 0.0, 9, "Kitti", "2011_09_26_drive_0002_sync/0000000000", "delta1", 3.0, 3),
-]
+SETTINGS = {"eval_protocol": "paper", "layers": (1, 2), "ckpt_sha256": "ab", "checkpoint": "w.ckpt"}
+
+
+def record(number, value, scale=1.0, shift=0.0, compared=9, ms=3.0):
+    details = (0.25, 0.75, 1.5) if compared else (NAN, NAN, NAN)
+    constant = 60.0 if compared else NAN
+    image = f"2011_09_26_drive_0001_sync/{number:010}"
+    return Record(value, constant, scale, shift, compared, *details, "Kitti", image, BAD_SHARE, ms, number)
+
+
+def result(dataset, value, scored, **others):
+    fields = {"version": "", "constant": 60.0, "benchmark_images": DATASETS[dataset].benchmark_images}
+    counts = {"empty": (), "inverted": 0, "faulty": 0}
+    return SetResult(dataset, metric=DATASETS[dataset].metric, value=value, scored=scored, **fields | counts | others)
+
+
+RECORDS = [record(1, 1 / 3, -2 / 3, 1e-17, 7, 12.5), record(2, NAN, NAN, NAN, 0), record(3, 0.1 + 0.2)]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +54,7 @@ def ann_file(tmp_path, kitti):
     """What is left of an evaluation killed in the third image of KITTI; Sintel was finished before."""
     path = tmp_path / "results" / "val.json"
     with ResultFiles(path, SETTINGS, [kitti]) as files:
-        files.finish(SetResult("Sintel", "absrel", 0.3, 5, (), 0, 0))
+        files.finish(result("Sintel", 0.3, 5))
         files.append(RECORDS[0])
         files.append(RECORDS[1])
     with open(details_path(path), "a") as file:
@@ -59,7 +74,7 @@ def test_resumed_files_are_bit_equal(tmp_path, ann_file, kitti):
         files.finish(summarise(kitti, [*files.records_of(kitti), RECORDS[2]], 0))
     other = tmp_path / "other" / "val.json"
     with ResultFiles(other, SETTINGS, [kitti]) as files:
-        files.finish(SetResult("Sintel", "absrel", 0.3, 5, (), 0, 0))
+        files.finish(result("Sintel", 0.3, 5))
         for record in RECORDS:
             files.append(record)
         files.finish(summarise(kitti, RECORDS, 0))
@@ -72,13 +87,28 @@ def test_resumed_files_are_bit_equal(tmp_path, ann_file, kitti):
 def test_details_are_plain_csv_and_settings_are_beside_them(ann_file, kitti):
     with open(details_path(ann_file), newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["set", "image", "metric", "value", "scale", "shift", "valid_pixels", "ms", "number"]
-    assert list(rows[0].values()) == [
-        "Kitti", RECORDS[0].image, "delta1", repr(1 / 3), repr(-2 / 3), "1e-17", "7", "12.5", "1"
-    ]  # fmt: skip
+    assert rows[0] == {
+        "set": "Kitti", "image": RECORDS[0].image, "metric": "delta>1.25", "value": repr(1 / 3), "constant": "60.0",
+        "scale": repr(-2 / 3), "shift": "1e-17", "valid_pixels": "7", "AbsRel": "0.25", "delta<1.25": "0.75",
+        "RMSE_m": "1.5", "ms": "12.5", "number": "1",
+    }  # fmt: skip
     settings = json.loads(settings_path(ann_file).read_text())
-    expected = {"eval_protocol": "paper", "layers": [1, 2], "ckpt_sha256": "ab", "data": {"Kitti": kitti.fingerprint()}}
-    assert settings == expected
+    sintel = settings["sets"].pop("Sintel")
+    assert settings == {
+        "eval_protocol": "paper", "layers": [1, 2], "ckpt_sha256": "ab", "checkpoint": "w.ckpt",
+        "data": {"Kitti": kitti.fingerprint()}, "sets": {},
+    }  # fmt: skip
+    assert {key: sintel[key] for key in ("metric", "value", "constant", "scored", "benchmark_images")} == {
+        "metric": "AbsRel", "value": 0.3, "constant": 60.0, "scored": 5, "benchmark_images": 1064
+    }  # fmt: skip
+
+
+def test_a_resumed_evaluation_may_have_its_weights_elsewhere(ann_file, kitti):
+    with ResultFiles(ann_file, {**SETTINGS, "checkpoint": "moved/w.ckpt"}, [kitti], resume=True) as files:
+        assert len(files.records_of(kitti)) == 2
+    settings = json.loads(settings_path(ann_file).read_text())
+    assert settings["checkpoint"] == "moved/w.ckpt"
+    assert list(settings["sets"]) == ["Sintel"]
 
 
 def test_new_evaluation_backs_up_the_files_of_the_last_one(ann_file, kitti):
@@ -86,17 +116,29 @@ def test_new_evaluation_backs_up_the_files_of_the_last_one(ann_file, kitti):
     with ResultFiles(ann_file, SETTINGS, [kitti]) as files:
         assert files.records_of(kitti) == []
         assert not ann_file.exists()
-        files.finish(SetResult("Kitti", "delta1", NAN, 0, (), 0, 3))
+        files.finish(result("Kitti", NAN, 0, faulty=3))
     assert ann_file.read_text() == "{}\n"  # no value is no number
     assert len(details_path(ann_file).read_text().splitlines()) == 1
-    assert [path.name for path in files.backed_up] == [
-        "val.previous.json", "val_details.previous.csv", "val_settings.previous.json"
-    ]  # fmt: skip
+    assert [path.name for path in files.backed_up] == ["val.1.json", "val_details.1.csv", "val_settings.1.json"]
     assert [path.read_bytes() for path in files.backed_up] == before
 
 
+def test_results_of_every_evaluation_are_kept(tmp_path, kitti):
+    for value in range(12):
+        with ResultFiles(tmp_path / "val.json", SETTINGS, [kitti]) as files:
+            files.finish(result("Kitti", value, 3))
+    assert files.backed_up[0].name == "val.11.json"
+    kept = {int(path.name.split(".")[1]): json.loads(path.read_text()) for path in tmp_path.glob("val.*.json")}
+    assert kept == {number: {"Kitti": number - 1} for number in range(1, 12)}
+    # A number is that of one evaluation, in all three files.
+    (tmp_path / "val.11.json").unlink()
+    (tmp_path / "val_settings.11.json").unlink()
+    with ResultFiles(tmp_path / "val.json", SETTINGS, [kitti]) as files:
+        assert [path.name for path in files.backed_up] == ["val.12.json", "val_details.12.csv", "val_settings.12.json"]
+
+
 def test_inverted_predictions_are_counted_after_a_resume(tmp_path, kitti):
-    scales = [-0.0, 0.0, -2.0]
+    scales = [-1e-300, 0.0, -2.0]
     records = [replace(RECORDS[0], number=number, scale=scale) for number, scale in enumerate(scales, start=1)]
     samples = [kitti[index].name for index in range(3)]
     with ResultFiles(tmp_path / "val.json", SETTINGS, [kitti]) as files:
@@ -134,7 +176,6 @@ def test_a_full_disk_is_one_line(tmp_path, kitti, monkeypatch):
     def refuse(path, text):
         raise OSError(30, "Read-only file system")
 
-    result = SetResult("Kitti", "delta1", 1.0, 1, (), 0, 0)
     with ResultFiles(tmp_path / "val.json", SETTINGS, [kitti]) as files, open("/dev/full", "a") as full:
         files._file.close()
         files._file, files._writer = full, csv.writer(full)
@@ -143,8 +184,8 @@ def test_a_full_disk_is_one_line(tmp_path, kitti, monkeypatch):
         with suppress(OSError):
             full.close()
         monkeypatch.setattr(eval_results, "write_text", refuse)
-        with pytest.raises(MidasError, match=r"val\.json: cannot be written: Read-only file system$"):
-            files.finish(result)
+        with pytest.raises(MidasError, match=r"val_settings\.json: cannot be written: Read-only file system$"):
+            files.finish(result("Kitti", 1.0, 1))
 
 
 def test_nothing_to_resume_is_a_new_evaluation(tmp_path, kitti):
@@ -199,6 +240,7 @@ def remove_settings(ann_file):
     [
         (damage_values, "val.json: expected names of data sets and numbers, found 'Kity': 1"),
         (damage_settings, "val_settings.json: expected settings and data, found others"),
+        (lambda path: settings_path(path).write_text('{"data": {}, "sets": 1}'), "settings and data, found others"),
         (damage_header, "val_details.csv: line 1: expected the header set,image"),
         (damage_row, "val_details.csv: line 2: expected set,image"),
         (remove_details, "val_details.csv beside"),
@@ -236,45 +278,84 @@ def test_records_keep_every_bit(ann_file, kitti):
         assert files.records_of(kitti)[2] == tiny
 
 
+def cells(table):
+    """First column -> the other cells of every line of a table above its notes."""
+    rows = [re.split(r"\s{2,}", line.rstrip()) for line in table.partition("\nLess is better")[0].splitlines()]
+    return {row[0]: row[1:] for row in rows}
+
+
+def notes(table):
+    return table[table.index("Less is better") :].splitlines()[1:]
+
+
 def test_table():
     results = [
-        SetResult("Kitti", "delta1", 25.1234, 650, (), 0, 0),
-        SetResult("DIW", "whdr", 0.131, 70000, (), 0, 4),
-        SetResult("NYU", "delta1", NAN, 0, (), 0, 1),
+        result("Kitti", 25.1234, 161),
+        result("DIW", 0.131, 74440, empty=("a",), constant=1.0),
+        result("NYU", NAN, 0, faulty=1, constant=NAN),
     ]
-    lines = format_table(results, "paper").splitlines()
-    assert lines[0].split("  ")[0] == "set"
-    assert [line.split()[0] for line in lines[2:5]] == ["Kitti", "DIW", "NYU"]
-    assert lines[2].split()[-4:] == ["25.12", "24.222", "23.87", "23.9"]
-    assert lines[3].split()[-4:] == ["0.131", "-", "-", "0.1246"]
-    assert lines[4].split()[-4:] == ["-", "-", "-", "9.55"]
-    assert lines[5] == "Less is better."
-    assert "not reproduced here" in lines[6]
-    assert "its columns do not compare" in lines[7]
-    assert "images without a valid pixel as 0" in lines[8]
-    assert "compare with its columns alone" in format_table(results, "modelzoo").splitlines()[7]
-    assert set(PUBLISHED["paper, MIX 5"]) == set(DATASETS)
+    table = format_table(results, "paper")
+    assert cells(table) == {
+        "": ["Kitti", "DIW", "NYU"],
+        "metric": ["delta>1.25, %", "WHDR, share", "delta>1.25, %"],
+        "images": ["161 of 161", "74440 of 74441", "0 of 654"],
+        "-" * len(table.splitlines()[3]): [],
+        "this run": ["25.12", "0.131", "-"],
+        "a constant prediction": ["60", "1", "-"],
+        "MiDaS v2.1 large": ["16.08", "0.1295", "(8.71)"],
+        "paper, MIX 5": ["23.9", "0.1246", "(9.55)"],
+        "paper, ReDWeb alone": ["27.95", "(0.1459)", "(18.74)"],
+        "2021 suite, Ascend 910": ["(24.222)", "-", "-"],
+        "2021 suite, V100": ["(23.87)", "-", "-"],
+    }
+    assert notes(table)[:4] == [
+        "Figures in brackets do not compare with this run:",
+        "- NYU: this run has 0 images, the benchmark 654",
+        "- DIW: the paper scored its network of ReDWeb alone on a validation subset of it",
+        "- the 2021 suite scored by its own protocol (eval_protocol modelzoo)",
+    ]
+    assert "not reproduced here" in notes(table)[4]
+    for published in PUBLISHED.values():
+        assert set(published.figures) in (set(DATASETS), {"Kitti", "Sintel", "TUM"})
+
+
+def test_a_part_of_a_benchmark_does_not_compare():
+    for scored, expected in ((161, "23.9"), (160, "(23.9)"), (175, "(23.9)")):
+        table = format_table([result("Kitti", 25.0, scored)], "paper")
+        assert cells(table)["paper, MIX 5"] == [expected]
+        assert (f"- Kitti: this run has {scored} images, the benchmark 161" in notes(table)) == (scored != 161)
+    assert cells(format_table([result("Kitti", 25.0, 161)], "modelzoo"))["paper, MIX 5"] == ["(23.9)"]
+    assert cells(format_table([result("Kitti", 25.0, 161)], "modelzoo"))["2021 suite, V100"] == ["23.87"]
+
+
+def test_figures_of_the_two_versions_of_tum_do_not_mix():
+    sequence = result("TUM", 15.0, 2, version=SEQUENCE, benchmark_images=2)
+    table = format_table([sequence], "modelzoo")
+    assert cells(table)["images"] == ["2 of 2"]
+    assert cells(table)["2021 suite, Ascend 910"] == ["15.08"]
+    assert cells(table)["paper, MIX 5"] == ["(14.29)"]
+    assert notes(table)[0] == "TUM: scored on rgbd_dataset_freiburg2_desk_with_person"
+    assert f"- TUM: this run scored {SEQUENCE}, the paper {FRAMES}" in notes(table)
+    frames = format_table([result("TUM", 15.0, 1815, version=FRAMES)], "paper")
+    assert cells(frames)["paper, MIX 5"] == ["14.29"]
+    assert cells(frames)["2021 suite, Ascend 910"] == ["(15.08)"]
+    assert cells(format_table([result("TUM", 15.0, 1814, version=FRAMES)], "paper"))["paper, MIX 5"] == ["(14.29)"]
 
 
 def test_table_without_published_figures():
-    results = [SetResult("Kitti", "delta1", 25.1234, 8, (), 0, 0)]
-    lines = format_table(results, "paper", show_published=False).splitlines()
-    assert lines[0].split() == ["set", "images", "metric", "this", "run"]
-    assert lines[2].split() == ["Kitti", "8", "delta>1.25,", "%", "25.12"]
-    assert lines[3:] == ["Less is better."]
+    table = format_table([result("Kitti", 25.1234, 8)], "paper", show_published=False)
+    assert list(cells(table)) == ["", "metric", "images", table.splitlines()[3], "this run", "a constant prediction"]
+    assert cells(table)["images"] == ["8"]
+    assert notes(table) == []
 
 
 def test_remarks_and_faults():
-    results = [
-        SetResult("Kitti", "delta1", 25.0, 4, ("a", "b"), 2, 0),
-        SetResult("NYU", "delta1", NAN, 0, (), 0, 1),
-    ]
-    assert remarks(results, "paper") == [
-        "Kitti: left out of the mean, no valid pixel: 2 images (a, b)",
-        "Kitti: 2 predictions are inverted (best scale < 0), scored like constant ones",
-    ]
-    assert remarks(results, "modelzoo")[1].endswith("accepted as they are")
-    assert len(remarks(results, "modelzoo")) == 2
+    results = [result("Kitti", 25.0, 4, empty=("a", "b"), inverted=2), result("NYU", NAN, 0, faulty=1)]
+    assert remarks(results) == ["Kitti: left out of the mean, no valid pixel: 2 images (a, b)"]
+    for protocol in PROTOCOLS:
+        assert warnings_of(results, protocol) == [
+            "Kitti: 2 of 4 predictions are inverted: their fit has a negative scale, with which they are scored"
+        ]
     assert faults(results, {"TUM": DatasetMissing("gone"), "DIW": DataError("cut")}) == [
         "NYU: 1 samples could not be evaluated, see above",
         "NYU: no image could be scored",
@@ -282,18 +363,18 @@ def test_remarks_and_faults():
     ]
 
 
-def test_remark_on_a_network_that_predicts_far_as_large():
-    tum, diw = SetResult("TUM", "delta1", 25.0, 3, (), 2, 0), SetResult("DIW", "whdr", 0.51, 3, (), 0, 0)
+def test_warning_of_a_network_that_predicts_far_as_large():
+    tum, diw = result("TUM", 25.0, 3, inverted=2), result("DIW", 0.51, 3)
     words = "seems to predict far as large; --invert_output"
-    assert remarks([tum, diw], "paper")[1:] == [
+    assert warnings_of([tum, diw], "paper")[1:] == [
         f"TUM: this network {words} True turns it round",
         f"DIW: this network {words} True turns it round",
     ]
-    assert remarks([diw], "paper", invert_output=True) == [
+    assert warnings_of([diw], "paper", invert_output=True) == [
         f"DIW: the output, turned round, {words} False turns it round"
     ]
-    assert remarks([diw], "modelzoo") == []  # which takes the pairs the other way round
-    assert remarks([replace(diw, value=0.5), replace(diw, value=NAN)], "paper") == []
+    assert warnings_of([diw], "modelzoo") == []  # which takes the pairs the other way round
+    assert warnings_of([replace(diw, value=0.5), replace(diw, value=NAN)], "paper") == []
 
 
 def test_names_of_images_need_not_be_text(tmp_path, kitti):

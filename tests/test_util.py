@@ -474,8 +474,8 @@ def test_png_depth_units(tmp_path):
     path = tmp_path / "depth.png"
     util.write_png16(path, np.array([[0, 256, 65535], [5000, 384, 1]], np.uint16))
     kitti, tum = util.read_kitti_depth(path), util.read_tum_depth(path)
-    assert kitti.dtype == tum.dtype == np.float32
-    np.testing.assert_array_equal(kitti, np.float32([[0, 1, 65535 / 256], [5000 / 256, 1.5, 1 / 256]]))
+    assert kitti.dtype == tum.dtype == np.float64
+    np.testing.assert_array_equal(kitti, np.float64([[0, 1, 65535 / 256], [5000 / 256, 1.5, 1 / 256]]))
     np.testing.assert_allclose(tum, [[0, 0.0512, 13.107], [1, 0.0768, 0.0002]], rtol=1e-6)
     path.write_bytes(cv2.imencode(".png", np.ones((2, 3), np.uint8))[1].tobytes())
     assert "8 bits" in fault(util.read_kitti_depth, path)

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Callable, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
@@ -61,21 +61,38 @@ class SetResult:
 
     Attributes:
         dataset: Name of the data set.
+        version: Which one of its versions, see ``EvalDataset``; may be empty.
         metric: See ``EvalDataset``.
         value: Mean over the images that were scored; NaN if there are none.
+        constant: The same of a constant prediction.
         scored: How many these are.
+        benchmark_images: How many images the published benchmark has.
         empty: Names of the images without a valid pixel, which are left out of the mean.
-        inverted: How many predictions are inverted: their best scale is below 0.
+        inverted: How many predictions are inverted: their fitted scale is below 0.
         faulty: How many samples could not be read or scored.
+        abs_rel: Mean over the images; None for ordinal data, as the next two.
+        delta1: Mean over the images of the share with max(d / d*, d* / d) < 1.25.
+        rmse_m: Mean over the images, metres.
     """
 
     dataset: str
+    version: str
     metric: str
     value: float
+    constant: float
     scored: int
+    benchmark_images: int
     empty: tuple[str, ...]
     inverted: int
     faulty: int
+    abs_rel: Optional[float] = None
+    delta1: Optional[float] = None
+    rmse_m: Optional[float] = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the images are as many as the benchmark has."""
+        return self.scored + len(self.empty) == self.benchmark_images
 
 
 def score_prediction(dataset: EvalDataset, sample: Sample, inverse_depth: np.ndarray) -> Score:
@@ -93,7 +110,7 @@ def score_prediction(dataset: EvalDataset, sample: Sample, inverse_depth: np.nda
     try:
         if isinstance(sample, OrdinalSample):
             return score_ordinal(resized, sample.points, sample.relation)
-        return score_dense(resized, sample.depth, sample.valid, dataset.metric, dataset.cap_m, dataset.accept_inverted)
+        return score_dense(resized, sample.depth, sample.valid, dataset.metric, dataset.cap_m)
     except DataError as error:
         raise DataError(f"{dataset.name} {sample.name}: {error}") from error
 
@@ -161,12 +178,21 @@ def summarise(dataset: EvalDataset, records: Iterable[Record], faulty: int) -> S
     """
     records = list(records)
     empty = tuple(record.image for record in records if math.isnan(record.value))
+
+    def mean(field: str) -> Optional[float]:
+        values = [getattr(record, field) for record in records]
+        return None if None in values else mean_over_images(values)
+
     return SetResult(
         dataset=dataset.name,
+        version=dataset.version,
         metric=dataset.metric,
         value=mean_over_images(record.value for record in records),
+        constant=mean_over_images(record.constant for record in records),
         scored=len(records) - len(empty),
+        benchmark_images=dataset.benchmark_images,
         empty=empty,
         inverted=sum(record.inverted for record in records),
         faulty=faulty,
+        **{field: mean(field) for field in ("abs_rel", "delta1", "rmse_m")},
     )

@@ -1,7 +1,14 @@
 """Alignment of predicted inverse depth with ground truth, and the benchmark metrics.
 
 The protocol is that of Ranftl et al. (TPAMI 2020, arXiv:1907.01341): a prediction is known up to scale and
-shift of its inverse depth, which are fitted to each image before it is scored. All sums are taken in float64.
+shift of its inverse depth, which are fitted to each image by plain least squares before it is scored. All sums are
+taken in float64.
+
+The metric of a data set is called by what it counts. Less is better in each:
+
+* ``BAD_SHARE``, "delta>1.25": percent (0..100) of the valid pixels with max(d / d*, d* / d) > 1.25;
+* ``ABS_REL``, "AbsRel": mean of |d - d*| / d*;
+* ``WHDR``: share (0..1) of wrongly ordered pairs of points.
 """
 
 import math
@@ -14,6 +21,8 @@ import numpy as np
 from src.common.errors import DataError
 
 DELTA_THRESHOLD = 1.25
+BAD_SHARE, ABS_REL, WHDR = "delta>1.25", "AbsRel", "WHDR"
+METRIC_UNITS = {BAD_SHARE: f"{BAD_SHARE}, %", ABS_REL: ABS_REL, WHDR: f"{WHDR}, share"}  # as people read them
 
 
 class Alignment(NamedTuple):
@@ -28,22 +37,29 @@ class Score:
     """Score of one image.
 
     Attributes:
-        value: The metric; NaN if there was nothing to compare.
-        scale: Fitted scale of the inverse depth, in 1/m per unit of the prediction. Where the prediction is inverted it
-            is below 0, or -0.0 if inverted predictions are not accepted. None for ordinal data.
+        value: The metric of its data set; NaN if there was nothing to compare.
+        constant: The same of a constant prediction, the best of which least squares makes of any.
+        scale: Fitted scale of the inverse depth, in 1/m per unit of the prediction; None for ordinal data.
         shift: Fitted shift of the inverse depth, in 1/m; None for ordinal data.
         compared: How many valid pixels, or pairs of points, were compared.
+        abs_rel: Mean of |d - d*| / d*; None for ordinal data, as the next two.
+        delta1: Share (0..1) of the pixels with max(d / d*, d* / d) < 1.25: more is better.
+        rmse_m: Root of the mean of (d - d*)^2, metres.
     """
 
     value: float
+    constant: float
     scale: Optional[float]
     shift: Optional[float]
     compared: int
+    abs_rel: Optional[float]
+    delta1: Optional[float]
+    rmse_m: Optional[float]
 
     @property
     def inverted(self) -> bool:
-        """Whether the best scale is below 0: the prediction grows with depth."""
-        return self.scale is not None and math.copysign(1.0, self.scale) < 0
+        """Whether the fitted scale is below 0: the prediction grows with depth."""
+        return self.scale is not None and self.scale < 0
 
 
 def _check_prediction(inverse_depth: np.ndarray) -> None:
@@ -85,41 +101,29 @@ def align_scale_shift(prediction: np.ndarray, target: np.ndarray, mask: np.ndarr
     return _fit(prediction[mask], target[mask].astype(np.float64))[0]
 
 
-def score_dense(
-    inverse_depth: np.ndarray,
-    depth_m: np.ndarray,
-    valid: np.ndarray,
-    metric: str,
-    cap_m: float,
-    accept_inverted: bool = False,
-) -> Score:
+def score_dense(inverse_depth: np.ndarray, depth_m: np.ndarray, valid: np.ndarray, metric: str, cap_m: float) -> Score:
     """Scores one predicted inverse depth map against ground-truth depth.
 
     The prediction is aligned with 1 / depth over the valid pixels, limited to ``cap_m`` (aligned inverse
-    depth at least 1 / cap), inverted to depth d and compared with the true depth d*.
-
-    An inverted prediction has a best scale below 0. Unless ``accept_inverted``, the scale may not be negative: the
-    least squares over scale >= 0 are then those of scale 0, whose shift is the mean of 1 / depth, and the prediction
-    scores like a constant one. One of the right orientation scores the same either way.
+    depth at least 1 / cap), inverted to depth d and compared with the true depth d*. A negative scale is used as it
+    comes, as the authors' code does; ``Score.inverted`` tells.
 
     Args:
         inverse_depth: Finite prediction (H, W) of any scale and shift; larger is nearer.
         depth_m: True depth (H, W), metres; > 0 and finite where ``valid``, else not read.
         valid: bool (H, W).
-        metric: ``"delta1"``: percent (0..100) of the valid pixels with max(d / d*, d* / d) > 1.25;
-            ``"absrel"``: mean of |d - d*| / d*.
+        metric: ``BAD_SHARE`` or ``ABS_REL``: which is the value.
         cap_m: The largest depth that a prediction may take, metres.
-        accept_inverted: Whether the scale may be negative.
 
     Returns:
-        The score. Without valid pixel its value, scale and shift are NaN; ``mean_over_images`` leaves it out.
+        The score. Without valid pixel its numbers are NaN; ``mean_over_images`` leaves it out.
 
     Raises:
         DataError: The prediction is not finite.
         ValueError: Unknown metric, unequal shapes, or a valid depth that is not above 0.
     """
-    if metric not in ("delta1", "absrel"):
-        raise ValueError(f"expected the metric 'delta1' or 'absrel', found {metric!r}")
+    if metric not in (BAD_SHARE, ABS_REL):
+        raise ValueError(f"expected the metric {BAD_SHARE!r} or {ABS_REL!r}, found {metric!r}")
     if not inverse_depth.shape == depth_m.shape == valid.shape:
         raise ValueError(
             f"expected equal shapes, found prediction {inverse_depth.shape}, depth {depth_m.shape}, valid {valid.shape}"
@@ -127,27 +131,43 @@ def score_dense(
     _check_prediction(inverse_depth)
     depth = depth_m[valid]
     if not depth.size:
-        return Score(math.nan, math.nan, math.nan, 0)
+        return Score(*[math.nan] * 4, 0, *[math.nan] * 3)
     if not (depth.min() > 0 and depth.max() < math.inf):  # false for NaN, too
         raise ValueError("expected a finite depth above 0 on every valid pixel")
 
     # Computed in float64 and in place: pictures of ETH3D have 24 million pixels.
     prediction = inverse_depth[valid]
     (scale, shift), target_mean = _fit(prediction, np.divide(1.0, depth, dtype=np.float64))
-    if scale < 0 and not accept_inverted:
-        scale, shift = -0.0, target_mean
     ratio = np.multiply(prediction, scale, dtype=np.float64)
     ratio += shift
     np.maximum(ratio, 1.0 / cap_m, out=ratio)
     np.divide(1.0, ratio, out=ratio)
     ratio /= depth
-    if metric == "delta1":
-        np.maximum(ratio, 1.0 / ratio, out=ratio)
-        value = 100.0 * (np.count_nonzero(ratio > DELTA_THRESHOLD) / ratio.size)
-    else:
-        ratio -= 1.0
-        value = float(np.abs(ratio, out=ratio).mean())
-    return Score(value, scale, shift, int(depth.size))
+    values, delta1, rmse_m = _dense_metrics(ratio, depth)
+    np.divide(1.0 / max(target_mean, 1.0 / cap_m), depth, out=ratio, dtype=np.float64)
+    constant, *_ = _dense_metrics(ratio, depth)
+    return Score(values[metric], constant[metric], scale, shift, int(depth.size), values[ABS_REL], delta1, rmse_m)
+
+
+def _dense_metrics(ratio: np.ndarray, depth: np.ndarray) -> tuple[dict[str, float], float, float]:
+    """Compares depths d with true depths d*.
+
+    Args:
+        ratio: float64 d / d*, flat; is overwritten.
+        depth: d*, metres.
+
+    Returns:
+        ``BAD_SHARE`` and ``ABS_REL`` by name, the share with max(d / d*, d* / d) < 1.25, and the RMSE in metres.
+    """
+    larger = np.divide(1.0, ratio)
+    np.maximum(larger, ratio, out=larger)
+    bad = np.count_nonzero(larger > DELTA_THRESHOLD)
+    good = np.count_nonzero(larger < DELTA_THRESHOLD)
+    ratio -= 1.0
+    abs_rel = float(np.abs(ratio, out=ratio).mean())
+    ratio *= depth
+    rmse_m = math.sqrt(float(ratio @ ratio) / ratio.size)
+    return {BAD_SHARE: 100.0 * (bad / ratio.size), ABS_REL: abs_rel}, good / ratio.size, rmse_m
 
 
 def score_ordinal(inverse_depth: np.ndarray, points: np.ndarray, relation: np.ndarray) -> Score:
@@ -173,7 +193,7 @@ def score_ordinal(inverse_depth: np.ndarray, points: np.ndarray, relation: np.nd
     if points.shape != (len(relation), 4):
         raise ValueError(f"expected points of shape ({len(relation)}, 4), found {points.shape}")
     if not len(relation):
-        return Score(math.nan, None, None, 0)
+        return Score(math.nan, math.nan, None, None, 0, None, None, None)
     if not np.isin(relation, (-1, 1)).all():
         raise ValueError("expected relations of +1 (farther) and -1 (nearer) only")
     height, width = inverse_depth.shape
@@ -182,7 +202,8 @@ def score_ordinal(inverse_depth: np.ndarray, points: np.ndarray, relation: np.nd
     y1, x1, y2, x2 = points.T
     first, second = inverse_depth[y1, x1], inverse_depth[y2, x2]
     right = np.where(relation > 0, first < second, first > second)
-    return Score(1.0 - float(right.mean()), None, None, len(relation))
+    # A constant prediction makes a tie of every pair.
+    return Score(1.0 - float(right.mean()), 1.0, None, None, len(relation), None, None, None)
 
 
 def mean_over_images(values: Iterable[float]) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from src.common.errors import DataError
 from src.evaluation.datasets.base import DatasetMissing
 from src.evaluation.evaluator import SetResult
+from src.evaluation.metric import WHDR
 
 _NAMED = 5  # images that a line names
 
@@ -14,8 +15,20 @@ def damaged(left_out: Mapping[str, DataError]) -> list[str]:
     return [name for name, error in left_out.items() if not isinstance(error, DatasetMissing)]
 
 
-def remarks(results: Sequence[SetResult], protocol: str, invert_output: bool = False) -> list[str]:
-    """Returns a line for each thing to know about the rows of the table: images not scored, inverted predictions.
+def remarks(results: Sequence[SetResult]) -> list[str]:
+    """Names the images that are left out of the means, a line for each set that has some."""
+    lines = []
+    for result in results:
+        if result.empty:
+            names = ", ".join(result.empty[:_NAMED]) + (", ..." if len(result.empty) > _NAMED else "")
+            lines.append(
+                f"{result.dataset}: left out of the mean, no valid pixel: {len(result.empty)} images ({names})"
+            )
+    return lines
+
+
+def warnings_of(results: Sequence[SetResult], protocol: str, invert_output: bool = False) -> list[str]:
+    """Returns a line for each set with inverted predictions, and for each that the network sees upside down.
 
     Args:
         results: One per data set.
@@ -24,14 +37,11 @@ def remarks(results: Sequence[SetResult], protocol: str, invert_output: bool = F
     """
     lines = []
     for result in results:
-        if result.empty:
-            names = ", ".join(result.empty[:_NAMED]) + (", ..." if len(result.empty) > _NAMED else "")
-            lines.append(
-                f"{result.dataset}: left out of the mean, no valid pixel: {len(result.empty)} images ({names})"
-            )
         if result.inverted:
-            fate = "accepted as they are" if protocol == "modelzoo" else "scored like constant ones"
-            lines.append(f"{result.dataset}: {result.inverted} predictions are inverted (best scale < 0), {fate}")
+            lines.append(
+                f"{result.dataset}: {result.inverted} of {result.scored} predictions are inverted: their fit has a "
+                "negative scale, with which they are scored"
+            )
         if _mostly_inverted(result, protocol):
             what = "the output, turned round," if invert_output else "this network"
             lines.append(
@@ -42,7 +52,7 @@ def remarks(results: Sequence[SetResult], protocol: str, invert_output: bool = F
 
 
 def _mostly_inverted(result: SetResult, protocol: str) -> bool:
-    if result.metric == "whdr":  # more than half of the pairs are wrong; the other protocol itself inverts them
+    if result.metric == WHDR:  # more than half of the pairs are wrong; the other protocol itself inverts them
         return result.value > 0.5 and protocol == "paper"
     return result.inverted > result.scored / 2
 

@@ -1,14 +1,18 @@
 """The files of an evaluation.
 
 * ``val.json`` (``ann_file``): ``{"Kitti": 24.222, ...}``, name of the data set -> mean, rewritten after each set;
-* ``val_details.csv`` beside it: a row per image, appended as images finish;
-* ``val_settings.json``: what the figures depend on, and under ``data`` the fingerprint of each data set.
+* ``val_settings.json``: what the figures are. Under ``sets`` a ``SetResult`` for each of them: metric, images of how
+  many, inverted predictions ...; ``checkpoint``; what the figures depend on; under ``data`` the fingerprint of each
+  data set. Rewritten after each set, too;
+* ``val_details.csv``: a row per image, appended as images finish.
 
-A new evaluation backs up those of an earlier one (``val.previous.json`` and so on); a resumed one adds to them.
+A new evaluation keeps those of earlier ones under numbers (``val.1.json``, ``val_details.1.csv`` ...; the newest has
+the largest). A resumed one adds to them.
 
-Columns of ``val_details.csv``, see ``Record``: ``set``, ``image``, ``metric``, ``value``, ``scale`` (1/m
-per unit of the prediction; -0.0 if it would be negative and may not), ``shift`` (1/m), ``valid_pixels`` (of DIW the
-pairs of points), ``ms``, and ``number``, that of the image in its set from 1, by which an evaluation resumes.
+Columns of ``val_details.csv``, see ``Record``: ``set``, ``image``, ``metric``, ``value``, ``constant`` (the value of a
+constant prediction), ``scale`` (1/m per unit of the prediction), ``shift`` (1/m), ``valid_pixels`` (of DIW the
+pairs of points), ``AbsRel``, ``delta<1.25`` (share of the pixels, 0..1), ``RMSE_m``, ``ms``, and ``number``, that of
+the image in its set from 1, by which an evaluation resumes.
 """
 
 import csv
@@ -17,8 +21,10 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional, TextIO, Union
 
@@ -27,6 +33,7 @@ from src.common.errors import MidasError, UsageError
 from src.evaluation.datasets import DATASETS
 from src.evaluation.datasets.base import EvalDataset
 from src.evaluation.evaluator import Record, SetResult
+from src.evaluation.metric import METRIC_UNITS
 
 
 def _optional(cell: str) -> Optional[float]:
@@ -39,13 +46,18 @@ _COLUMNS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "image": ("image", str),
     "metric": ("metric", str),
     "value": ("value", float),
+    "constant": ("constant", float),
     "scale": ("scale", _optional),
     "shift": ("shift", _optional),
     "valid_pixels": ("compared", int),
+    "AbsRel": ("abs_rel", _optional),
+    "delta<1.25": ("delta1", _optional),
+    "RMSE_m": ("rmse_m", _optional),
     "ms": ("ms", float),
     "number": ("number", int),
 }
 _HEADER = ",".join(_COLUMNS)
+_NOT_COMPARED = ("data", "sets", "checkpoint")  # of the settings: a resumed evaluation may have others
 _ODD_BYTES = "surrogateescape"  # names of images are names of files, which need not be UTF-8: as os.fsdecode does
 
 
@@ -84,7 +96,7 @@ class ResultFiles:
     Args:
         ann_file: Path of ``val.json``.
         settings: What the figures depend on beside the data, key -> JSON value: a resumed evaluation must have the
-            same.
+            same, but for ``checkpoint``, the path of the weights.
         datasets: Those to evaluate.
         resume: Add to what the files hold. Where there are none, and otherwise, they are started afresh, and earlier
             ones backed up.
@@ -92,7 +104,7 @@ class ResultFiles:
     Attributes:
         ann_file: Path of ``val.json``.
         details: Path of ``val_details.csv``.
-        backed_up: Where the files of an earlier evaluation are now.
+        backed_up: Where the files of the last evaluation are now.
 
     Raises:
         UsageError: The files cannot be written; or those to resume are damaged or of another evaluation. They are
@@ -114,6 +126,7 @@ class ResultFiles:
         datasets = list(datasets)
         now = json.loads(json.dumps(settings))
         now["data"] = {dataset.name: dataset.fingerprint() for dataset in datasets}
+        now["sets"] = {}
         resume = resume and (self.details.exists() or self.ann_file.exists())
         text = f"{_HEADER}\n"
         if resume:
@@ -121,7 +134,8 @@ class ResultFiles:
         try:
             if not resume:
                 self._back_up_earlier_files()
-            write_text(self._settings, json.dumps(now, indent=2) + "\n")
+            self._now = now
+            self._write_settings()
             write_text(self.details, text)
             self._file: TextIO = open(  # noqa: SIM115 closed by __exit__
                 self.details, "a", newline="", encoding="utf-8", errors=_ODD_BYTES
@@ -148,19 +162,31 @@ class ResultFiles:
             self._file.flush()
 
     def finish(self, result: SetResult) -> None:
-        """Rewrites ``val.json`` with the value of a finished data set, or without any if it has none."""
-        self._values.pop(result.dataset, None)
+        """Rewrites ``val.json`` and the settings with a finished data set; without it if no image was scored."""
+        sets = self._now["sets"]
+        for finished in (self._values, sets):
+            finished.pop(result.dataset, None)
         if not math.isnan(result.value):
             self._values[result.dataset] = result.value
+            sets[result.dataset] = {**asdict(result), "metric": METRIC_UNITS[result.metric]}
         ordered = {name: self._values[name] for name in DATASETS if name in self._values}
+        with _writing(self._settings):
+            self._write_settings()
         with _writing(self.ann_file):
             write_text(self.ann_file, json.dumps(ordered) + "\n")
 
+    def _write_settings(self) -> None:
+        write_text(self._settings, json.dumps(self._now, indent=2) + "\n")
+
     def _back_up_earlier_files(self) -> None:
-        for path in (self.ann_file, self.details, self._settings):
-            if path.exists():
-                self.backed_up.append(path.with_name(f"{path.stem}.previous{path.suffix}"))
-                os.replace(path, self.backed_up[-1])
+        files = [path for path in (self.ann_file, self.details, self._settings) if path.exists()]
+        numbers = [0]
+        for path in files:
+            pattern = re.compile(rf"{re.escape(path.stem)}\.(\d+){re.escape(path.suffix)}")
+            numbers += [int(match[1]) for match in map(pattern.fullmatch, os.listdir(path.parent)) if match]
+        for path in files:
+            self.backed_up.append(path.with_name(f"{path.stem}.{max(numbers) + 1}{path.suffix}"))
+            os.replace(path, self.backed_up[-1])
 
     def _load(self, now: dict[str, Any]) -> str:
         """Reads the files and returns the sound text of the details; ``now`` takes over the data of other sets."""
@@ -174,7 +200,7 @@ class ResultFiles:
         differences = [
             f"{key} {found.get(key)} (now {now.get(key)})"
             for key in {**now, **found}
-            if key != "data" and found.get(key) != now.get(key)
+            if key not in _NOT_COMPARED and found.get(key) != now.get(key)
         ]
         if differences:
             raise UsageError(f"resume: {self._settings}: expected the same evaluation, found {', '.join(differences)}")
@@ -186,6 +212,7 @@ class ResultFiles:
                     "found others or changed ones"
                 )
         now["data"] = {**data, **now["data"]}
+        now["sets"] = {name: found["sets"][name] for name in self._values if name in found["sets"]}
         return text
 
     def _read(self, path: Path, parse: Callable[[str], Any], expected: str) -> Any:
@@ -228,6 +255,6 @@ def _parse_values(text: str) -> dict[str, float]:
 
 def _parse_settings(text: str) -> dict[str, Any]:
     settings = json.loads(text)
-    if not isinstance(settings, dict) or not isinstance(settings.get("data"), dict):
+    if not isinstance(settings, dict) or not all(isinstance(settings.get(key), dict) for key in ("data", "sets")):
         raise ValueError("others")
     return settings

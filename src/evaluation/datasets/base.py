@@ -12,8 +12,7 @@ the 2021 MindSpore suite, so that figures can be compared with those it publishe
 * TUM depth read as 8 bit, i.e. only its upper byte, and still divided by 5000,
 * Sintel scored only where the occlusion mask is 255, which is where the right view sees nothing,
 * DIW's ``>`` taken as "point 1 is nearer",
-* predictions resized without half-pixel centres (``half_pixel``),
-* inverted predictions accepted by the fit (``accept_inverted``), as by that suite's plain least squares.
+* predictions resized without half-pixel centres (``half_pixel``).
 
 Ground truth belongs to the pixels as stored: EXIF orientation is ignored, and nothing is resized here.
 """
@@ -21,7 +20,8 @@ Ground truth belongs to the pixels as stored: EXIF orientation is ignored, and n
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Optional, Union
@@ -31,6 +31,8 @@ import numpy as np
 from src.common.errors import DataError, UsageError
 from src.common.names import PROTOCOLS
 from src.util import PathLike, read_image, size_and_time
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")  # sets are passed on in other formats, too
 
 
 class DatasetMissing(DataError):
@@ -43,8 +45,8 @@ class DenseSample:
 
     Attributes:
         name: Name of the sample in its data set.
-        image: uint8 (H, W, 3), RGB (BGR where the protocol says so).
-        depth: float32 (H, W), metres; meaningful where ``valid``.
+        image: (H, W, 3), RGB (BGR where the protocol says so): uint8, or float32 on the scale 0..1.
+        depth: float32 or float64 (H, W), metres; meaningful where ``valid``.
         valid: bool (H, W): there is a reading, and it is nearer than the cap of the data set.
     """
 
@@ -87,6 +89,17 @@ class Entry(NamedTuple):
     annotation: tuple[str, str] = ("", "")
 
 
+def find_picture(path: Path) -> Path:
+    """Returns the picture of a sample: ``path``, or the one beside it of the same name and another usual suffix.
+
+    ``path`` itself if there is none: reading it says so.
+    """
+    if os.path.isfile(path):
+        return path
+    others = (path.with_suffix(suffix) for suffix in PICTURE_SUFFIXES)
+    return next((other for other in others if os.path.isfile(other)), path)
+
+
 def list_entries(folder: Path, image: str, truth: str, *others: str) -> list[Entry]:
     """Lists the files of ``truth`` in order, each with the picture (and other files) that belong to it.
 
@@ -94,7 +107,7 @@ def list_entries(folder: Path, image: str, truth: str, *others: str) -> list[Ent
 
     Args:
         folder: Folder of the data set.
-        image: Path of a picture in it, with two ``{}``: a scene or drive, and a name.
+        image: Path of a picture in it, with two ``{}``: a scene or drive, and a name. ``find_picture`` looks for it.
         truth: Path of its ground truth, in the same way.
         *others: Paths of further files, in the same way.
     """
@@ -103,8 +116,8 @@ def list_entries(folder: Path, image: str, truth: str, *others: str) -> list[Ent
     for path in sorted(folder.glob(truth.format("*", "*"))):
         match = pattern.fullmatch(path.relative_to(folder).as_posix())
         if match:
-            files = tuple(folder / file.format(*match.groups()) for file in (image, truth, *others))
-            entries.append(Entry("/".join(match.groups()), files))
+            picture, *files = (folder / file.format(*match.groups()) for file in (image, truth, *others))
+            entries.append(Entry("/".join(match.groups()), (find_picture(picture), *files)))
     return entries
 
 
@@ -117,7 +130,9 @@ class EvalDataset:
 
     Attributes:
         name: Canonical name, the key of the result file.
-        metric: ``"delta1"``, ``"absrel"`` or ``"whdr"``, see ``src/evaluation/metric.py``.
+        metric: ``BAD_SHARE``, ``ABS_REL`` or ``WHDR``, see ``src/evaluation/metric.py``.
+        benchmark_images: How many images the paper scored.
+        version: Which version of the set was found, where there are several; else empty.
         cap_m: Largest depth in metres that is scored and that a prediction may take; None for ordinal data.
         resize_method: How the picture is fitted to the network size: ``"lower_bound"`` (the shorter side is at
             least that long) or ``"upper_bound"`` (the longer side is at most that long).
@@ -131,6 +146,8 @@ class EvalDataset:
 
     name: ClassVar[str]
     metric: ClassVar[str]
+    benchmark_images: int
+    version: str = ""
     cap_m: ClassVar[Optional[float]]
     resize_method: ClassVar[str] = "upper_bound"
     layout: ClassVar[str]
@@ -189,11 +206,6 @@ class EvalDataset:
         """Whether predictions are resized with half-pixel centres (see ``src/utils/transforms.py``)."""
         return self.protocol == "paper"
 
-    @property
-    def accept_inverted(self) -> bool:
-        """Whether the fit may have a negative scale (see ``score_dense`` in ``src/evaluation/metric.py``)."""
-        return self.protocol == "modelzoo"
-
     def _list(self, path: Any) -> list[Entry]:
         """Finds the samples of the set."""
         raise NotImplementedError
@@ -214,6 +226,17 @@ class EvalDataset:
     def _dense(self, entry: Entry, image: np.ndarray, depth: np.ndarray) -> DenseSample:
         check_size(entry.files[1], depth, image)
         return DenseSample(entry.name, image, depth, (depth > 0) & (depth < self.cap_m))
+
+
+@contextmanager
+def reading(path: Path, expected: str) -> Iterator[None]:
+    """Makes one line of whatever h5py and scipy raise for a damaged file: any of a dozen kinds."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: expected {expected}, found other or damaged data") from error
 
 
 def check_size(path: Path, truth: np.ndarray, image: np.ndarray) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 
 from src.common.errors import DataError
 from src.evaluation.datasets.base import Entry, EvalDataset, OrdinalSample
-from src.util import PathLike, read_lines
+from src.evaluation.metric import WHDR
+from src.util import PathLike, read_fields
 
-_ANNOTATION = re.compile(r"(\d{1,9}),(\d{1,9}),(\d{1,9}),(\d{1,9}),([<>]),(\d{1,9}),(\d{1,9})")
+_ANNOTATION = re.compile(r"(\d{1,9}),(\d{1,9}),(\d{1,9}),(\d{1,9}),([<>]),(\d{1,9}),(\d{1,9})(?:,.*)?")
 
 
 class Diw(EvalDataset):
@@ -20,7 +21,8 @@ class Diw(EvalDataset):
     """
 
     name = "DIW"
-    metric = "whdr"
+    metric = WHDR
+    benchmark_images = 74_441
     cap_m = None
     layout = "DIW_Annotations/DIW_test.csv and the pictures that it names"
     _bgr_in_modelzoo = True
@@ -32,13 +34,13 @@ class Diw(EvalDataset):
             raise self._missing(path)
         entries = []
         picture = ""  # named by the last line with a path, not annotated yet
-        for number, line in read_lines(table):
-            where = f"{table}: line {number}"
+        for number, fields in read_fields(table):
+            where, line = f"{table}: line {number}", ",".join(fields)
             if "/" in line:
                 if picture:
                     fault = f"{where}: expected the annotation of {picture}, found {line!r}"
                     entries.append(Entry(picture, fault=fault))
-                picture = line
+                picture = fields[0]
             elif picture:
                 entries.append(Entry(picture, (Path(path) / picture,), annotation=(where, line)))
                 picture = ""
@@ -51,7 +53,7 @@ class Diw(EvalDataset):
 
     def _read(self, entry: Entry) -> OrdinalSample:
         where, line = entry.annotation
-        match = _ANNOTATION.fullmatch(line.replace(" ", ""))
+        match = _ANNOTATION.fullmatch(line)
         if match is None:
             raise DataError(f"{where}: expected y1,x1,y2,x2,< or >,width,height, found {line!r}")
         y1, x1, y2, x2, width, height = map(int, match.group(1, 2, 3, 4, 6, 7))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from src.evaluation.datasets.base import DenseSample, Entry, EvalDataset, list_entries
+from src.evaluation.metric import ABS_REL
 from src.util import PathLike, read_eth3d_depth
 
 
@@ -10,7 +11,8 @@ class Eth3d(EvalDataset):
     """ETH3D high-resolution multi-view training set, distorted DSLR pictures with their rendered depth."""
 
     name = "ETH3D"
-    metric = "absrel"
+    metric = ABS_REL
+    benchmark_images = 454
     cap_m = 72.0
     layout = "SCENE/images/dslr_images/NAME.JPG and SCENE/ground_truth_depth/dslr_images/NAME.JPG"
     _bgr_in_modelzoo = True

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from src.evaluation.datasets.base import DenseSample, Entry, EvalDataset, list_entries
+from src.evaluation.metric import BAD_SHARE
 from src.util import PathLike, read_kitti_depth
 
 
@@ -10,7 +11,8 @@ class Kitti(EvalDataset):
     """KITTI raw drives with lidar depth. Pictures without ground truth are no samples."""
 
     name = "Kitti"
-    metric = "delta1"
+    metric = BAD_SHARE
+    benchmark_images = 161
     cap_m = 80.0
     resize_method = "lower_bound"
     layout = "DRIVE/image/NAME.png and DRIVE/depth/NAME.png"

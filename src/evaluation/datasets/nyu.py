@@ -1,15 +1,15 @@
 """NYU Depth v2."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Union
 
 import numpy as np
 
 from src.common.errors import DataError, UsageError
-from src.evaluation.datasets.base import DatasetMissing, DenseSample, Entry, EvalDataset
+from src.evaluation.datasets.base import DatasetMissing, DenseSample, Entry, EvalDataset, reading
+from src.evaluation.metric import BAD_SHARE
 from src.util import PathLike
 
 
@@ -22,7 +22,8 @@ class Nyu(EvalDataset):
     """
 
     name = "NYU"
-    metric = "delta1"
+    metric = BAD_SHARE
+    benchmark_images = 654
     cap_m = 10.0
     layout = "nyu.mat and splits.mat"
 
@@ -49,25 +50,16 @@ class Nyu(EvalDataset):
 
         path, row = entry.files[0], int(entry.name) - 1
         # The file is not kept open: an HDF5 handle belongs to one process.
-        with _reading(path, f"picture {entry.name}"), h5py.File(path, "r") as file:
+        with reading(path, f"picture {entry.name}"), h5py.File(path, "r") as file:
             image, depth = file["images"][row].transpose(2, 1, 0), file["rawDepths"][row].T
         return self._dense(entry, np.ascontiguousarray(image), np.ascontiguousarray(depth))
-
-
-@contextmanager
-def _reading(path: Path, expected: str) -> Iterator[None]:
-    """Makes one line of whatever h5py and scipy raise for a damaged file: any of a dozen kinds."""
-    try:
-        yield
-    except Exception as error:
-        raise DataError(f"{path}: expected {expected}, found other or damaged data") from error
 
 
 def _count(path: Path) -> int:
     """Checks the two arrays and returns how many pictures they hold."""
     import h5py
 
-    with _reading(path, "a MATLAB 7.3 (HDF5) file"), h5py.File(path, "r") as file:
+    with reading(path, "a MATLAB 7.3 (HDF5) file"), h5py.File(path, "r") as file:
         found = {key: (file[key].dtype, file[key].shape) for key in ("images", "rawDepths") if key in file}
     for key in ("images", "rawDepths"):
         if key not in found:
@@ -84,7 +76,7 @@ def _test_indices(path: Path) -> list[float]:
     """Reads ``testNdxs`` (counted from 1) of a MATLAB file."""
     import scipy.io  # only this data set needs it
 
-    with _reading(path, "a MATLAB file (before 7.3) with the array testNdxs"):
+    with reading(path, "a MATLAB file (before 7.3) with the array testNdxs"):
         content = scipy.io.loadmat(path, appendmat=False, variable_names=["testNdxs"])
         indices = content["testNdxs"].astype(float).ravel().tolist()
         if not indices:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from src.evaluation.datasets.base import DatasetMissing, DenseSample, Entry, EvalDataset, check_size, list_entries
+from src.evaluation.metric import ABS_REL
 from src.util import PathLike, read_dpt, read_gray
 
 
@@ -12,7 +13,8 @@ class Sintel(EvalDataset):
     """MPI Sintel, final pass, left view. The occlusion masks are read under ``modelzoo`` only."""
 
     name = "Sintel"
-    metric = "absrel"
+    metric = ABS_REL
+    benchmark_images = 1064
     cap_m = 72.0
     layout = "depth/SCENE/FRAME.dpt and final_left/SCENE/FRAME.png"
 
