@@ -1,5 +1,6 @@
 """TUM RGB-D."""
 
+import math
 import os
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def _read_frame(path: Path) -> tuple[np.ndarray, np.ndarray]:
         # Looked at before they are read: a damaged size asks for any amount of memory.
         kinds = [(array.dtype.kind, array.shape) for array in found]
         size = kinds[1][1]
-        if kinds != [("f", (*size, 3)), ("f", size)] or len(size) != 2 or not 0 < np.prod(size) <= _MOST_PIXELS:
+        if kinds != [("f", (*size, 3)), ("f", size)] or len(size) != 2 or not 0 < math.prod(size) <= _MOST_PIXELS:
             texts = " and ".join(f"{array.name} {array.dtype} {array.shape}" for array in found)
             raise DataError(f"{path}: expected /{_IMAGE} float (H, W, 3) and /{_DEPTH} float (H, W), found {texts}")
         image, depth = found[0][()].astype(np.float32), found[1][()].astype(np.float64)
