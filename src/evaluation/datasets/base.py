@@ -94,7 +94,7 @@ def find_picture(path: Path) -> Path:
 
     ``path`` itself if there is none: reading it says so.
     """
-    if os.path.isfile(path):
+    if os.path.isfile(path) or not path.name:
         return path
     others = (path.with_suffix(suffix) for suffix in PICTURE_SUFFIXES)
     return next((other for other in others if os.path.isfile(other)), path)
@@ -230,7 +230,7 @@ class EvalDataset:
 
 @contextmanager
 def reading(path: Path, expected: str) -> Iterator[None]:
-    """Makes one line of whatever h5py and scipy raise for a damaged file, any of a dozen kinds, and keeps them quiet."""
+    """Makes one line of whatever h5py raises for a damaged file, any of a dozen kinds, and keeps NumPy quiet."""
     try:
         with np.errstate(all="ignore"):
             yield
