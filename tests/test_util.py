@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -205,7 +206,7 @@ def test_read_image_refuses_every_truncation(tmp_path):
         util.read_image(path)
         for length in [*range(0, len(data), max(1, len(data) // 60)), *range(len(data) - 13, len(data))]:
             path.write_bytes(data[:length])
-            assert "truncated, damaged" in fault(util.read_image, path)
+            assert re.search("truncated(,| or) damaged", fault(util.read_image, path))
 
 
 def test_read_image_refuses_a_png_file_with_any_byte_changed(tmp_path):
@@ -215,7 +216,7 @@ def test_read_image_refuses_a_png_file_with_any_byte_changed(tmp_path):
         data = bytearray(sound)
         data[position] ^= 1
         path.write_bytes(data)
-        assert "truncated, damaged" in fault(util.read_image, path)
+        assert re.search("truncated(,| or) damaged", fault(util.read_image, path))
 
 
 def test_read_image_refuses_other_faults(tmp_path):
@@ -230,14 +231,18 @@ def test_read_image_refuses_other_faults(tmp_path):
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", too_many) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
     )
-    assert "expected an image of at most 1073741824 pixels, found more" in fault(util.read_image, path)
+    assert "expected an image of at most 1073741824 pixels, found 65536 x 32768 = 2147483648; scale it down" in fault(
+        util.read_image, path
+    )
     jpeg2000 = bytearray(encode(".jp2", picture(64, 80)))
     at = jpeg2000.index(b"ihdr") + 4
     jpeg2000[at : at + 8] = struct.pack(">II", 1 << 16, 1 << 15)
     at = jpeg2000.index(b"\xff\x4f\xff\x51") + 8
     jpeg2000[at : at + 8] = struct.pack(">II", 1 << 16, 1 << 15)
     path.write_bytes(jpeg2000)
-    assert "expected an image of at most 1073741824 pixels, found more" in fault(util.read_image, path)
+    assert "expected an image of at most 1073741824 pixels, found 65536 x 32768 = 2147483648; scale it down" in fault(
+        util.read_image, path
+    )
 
 
 def test_truncated_files_leave_stderr_to_libpng(tmp_path):
