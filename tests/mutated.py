@@ -1,10 +1,11 @@
 """Damaged variants of files, and readers that must not mind them.
 
-``python tests/mutated.py COUNT [KIND ...]`` from the repository's root feeds COUNT variants of every kind of file to its
-readers. ``tests/test_mutated_images.py`` does so with few.
+``python tests/mutated.py COUNT [KIND ...]`` feeds COUNT variants of every kind of file to its readers.
+``tests/test_mutated_images.py`` does so with few.
 """
 
 import io
+import re
 import struct
 import sys
 import tempfile
@@ -22,7 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src import util
 from src.common.errors import DataError
 
-_EXTREMES = [b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff\xff"]
+_EXTREMES = [
+    b"\0" * 4,
+    b"\xff" * 4,
+    b"\x7f\xff\xff\xff",
+    b"\x80\0\0\0",
+    b"\xff\xff\xff\x7f",
+    b"\0\0\0\x80",
+    b"\xff\xff",
+]
 
 
 def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
@@ -118,7 +127,7 @@ def sound_files() -> dict[str, list[bytes]]:
             _pillow("RGB", "JPEG", progressive=True),
             _pillow("RGB", "JPEG", restart_marker_rows=1),
         ],
-        "PNG": [_pillow(mode, "PNG") for mode in ("RGB", "RGBA", "P", "LA", "1")] + [_opencv(".png", wide)],
+        "PNG": [*(_pillow(mode, "PNG") for mode in ("RGB", "RGBA", "P", "LA", "1")), _opencv(".png", wide)],
         "BMP": [_pillow("RGB", "BMP"), _pillow("P", "BMP"), _pillow("1", "BMP"), _opencv(".bmp", rgba)],
         "TIFF": [
             *(_pillow("RGBA", "TIFF", compression=name) for name in (None, "tiff_lzw", "tiff_adobe_deflate")),
@@ -131,8 +140,11 @@ def sound_files() -> dict[str, list[bytes]]:
         "JPEG 2000": [_pillow("RGB", "JPEG2000"), _pillow("RGBA", "JPEG2000", no_jp2=True)],
         "GIF": [_pillow("P", "GIF"), _animation("GIF")],
         "AVIF": [_pillow("RGB", "AVIF", speed=10), _pillow("RGBA", "AVIF", speed=10)],
-        "PNM": [_opencv(".ppm", rgba[..., :3]), _opencv(".pgm", grey), _opencv(".pgm", wide[..., 0].copy())]
-        + [_pillow("1", "PPM"), b"P2\n4 3\n1000\n" + b" ".join(b"%d" % value for value in range(12))],
+        "PNM": [
+            *(_opencv(".pnm", array) for array in (rgba[..., :3], grey, wide[..., 0].copy())),
+            _pillow("1", "PPM"),
+            b"P2\n4 3\n1000\n" + b" ".join(b"%d" % value for value in range(12)) + b"\n",
+        ],
         "PAM": [_opencv(".pam", rgba[..., :3])],
         "Radiance HDR": [_opencv(".hdr", rgba[..., :3].astype(np.float32) / 255)],
         "Sun raster": [_opencv(".ras", rgba[..., :3])],
@@ -172,6 +184,11 @@ def feed(kind: str, count: int, path: Path) -> tuple[int, int, float]:
     return read, refused, slowest
 
 
+def _peak_mb() -> int:
+    """The most memory that this process has used so far, in MB."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+
 def main(count: int, kinds: list[str]) -> None:
     """Prints a line for each kind. If the process dies, the last file is the one that it died of."""
     folder = Path(tempfile.mkdtemp(prefix="mutated."))
@@ -179,7 +196,7 @@ def main(count: int, kinds: list[str]) -> None:
         path = folder / kind.replace(" ", "_")
         print(f"{kind}: {path}", flush=True)
         read, refused, slowest = feed(kind, count, path)
-        print(f"{kind}: {read} read, {refused} refused, {slowest:.2f} s", flush=True)
+        print(f"{kind}: {read} read, {refused} refused, at most {slowest:.2f} s, {_peak_mb()} MB", flush=True)
         path.unlink()
     folder.rmdir()
 
