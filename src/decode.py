@@ -104,16 +104,18 @@ class Pixels:
         top = np.iinfo(self.colour.dtype).max
         if self.alpha.min() == top:
             return self.colour
+        bits = 8 * self.colour.itemsize
+        wide = np.uint16 if bits == 8 else np.uint32  # holds the largest product
         result = np.empty_like(self.colour)
-        for start in range(0, len(result), 64):  # rows: wide integers of a whole picture would take much memory
-            rows = slice(start, start + 64)
-            colour, alpha = self.colour[rows].astype(np.uint32), self.alpha[rows].astype(np.uint32)
-            if colour.ndim == 3:
-                alpha = alpha[..., None]
+        for start in range(0, len(result), 16):  # rows that fit into the cache
+            rows = slice(start, start + 16)
+            colour, alpha = self.colour[rows], self.alpha[rows]
+            alpha = (cv2.merge([alpha] * 3) if colour.ndim == 3 else alpha).astype(wide)
             if self.premultiplied:
                 result[rows] = np.minimum(colour + (top - alpha), top)
             else:
-                result[rows] = (colour * alpha + top * (top - alpha) + top // 2) // top  # below 2^32
+                product = colour * alpha + (top * top + (1 << (bits - 1)) - top * alpha)
+                result[rows] = (product + (product >> bits)) >> bits  # divided by ``top`` and rounded
         return result
 
 
@@ -157,7 +159,7 @@ def decode(path: object, data: bytes, picture: bool, upright: bool) -> Pixels:
         if kind == "PNM" and picture:
             reader = functools.partial(_read_with_pillow, name="PPM")
         pixels = reader(data)
-        return pixels.turned(orientation_of(data)) if upright else pixels
+        return pixels.turned(_orientation(data, kind)) if upright else pixels
     except _TooLargeError as error:
         raise DataError(f"{path}: {error}") from error
     except MemoryError as error:
@@ -184,17 +186,24 @@ def _advice(kind: str) -> str:
 def orientation_of(data: bytes) -> int:
     """Reads the orientation of an image file, 1 to 8; 1, which is upright, where there is none or none can be read."""
     _quiet_pillow()
+    kind = kind_of(data[:HEAD_BYTES])
     try:
-        if data.startswith(_TIFF_TAGS):
+        return _orientation(_sound_png(data) if kind == "PNG" else data, kind)
+    except _DamageError:
+        return 1
+
+
+def _orientation(data: bytes, kind: str) -> int:
+    """``orientation_of`` a file whose kind is known; of PNG, of what ``_sound_png`` has returned."""
+    try:
+        if kind == "TIFF":
             tags = _tiff_tags(data)
             if _ORIENTATION not in tags and (match := _XMP_ORIENTATION.search(tags.get(_XMP, b""))):
                 return int(match[1])
             return int(tags.get(_ORIENTATION, 1))
-        if kind_of(data[:HEAD_BYTES]) == "PNG":
-            data = _sound_png(data)
         with Image.open(io.BytesIO(data), formats=_WITH_EXIF) as picture:
             # Of a PNG file without EXIF Pillow would decode the pixels, to see what comes after them: here, nothing.
-            exif = Image.Image.getexif(picture) if picture.format == "PNG" else picture.getexif()
+            exif = Image.Image.getexif(picture) if kind == "PNG" else picture.getexif()
         return int(exif.get(_ORIENTATION, 1))
     except Exception:  # damaged bytes make Pillow raise nearly anything
         return 1
@@ -247,13 +256,11 @@ def _from_pillow(picture: Image.Image) -> Pixels:
         return Pixels(grey, np.where(grey == key, 0, 65535).astype(np.uint16) if isinstance(key, int) else None)
     if picture.mode == "I":  # PGM of more than 8 bits
         return Pixels(np.asarray(picture).clip(0, 65535).astype(np.uint16))
-    if picture.mode in ("RGBa", "La"):
-        stored = np.asarray(picture)
-        return Pixels(np.ascontiguousarray(stored[..., :-1]).squeeze(), stored[..., -1], premultiplied=True)
     if picture.mode == "LA" or picture.has_transparency_data:
-        stored = np.asarray(picture if picture.mode == "LA" else picture.convert("RGBA"))
-        colour = stored[..., 0] if picture.mode == "LA" else stored[..., :3]
-        return Pixels(np.ascontiguousarray(colour), np.ascontiguousarray(stored[..., -1]))
+        stored = np.asarray(picture if picture.mode in ("LA", "RGBA") else picture.convert("RGBA"))
+        grey = picture.mode == "LA"
+        colour = cv2.extractChannel(stored, 0) if grey else cv2.cvtColor(stored, cv2.COLOR_RGBA2RGB)
+        return Pixels(colour, cv2.extractChannel(stored, stored.shape[2] - 1))
     if picture.mode == "1":
         picture = picture.convert("L")
     return Pixels(np.asarray(picture if picture.mode in ("L", "RGB", "F") else picture.convert("RGB")))
@@ -442,7 +449,7 @@ def _read_tiff(data: bytes) -> Pixels:
     pixels = _read_with_opencv(data)
     if is_byte and tags.get(_SAMPLES) == 2:  # OpenCV drops the alpha of grey
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as picture:
-            pixels, orientation = _from_pillow(picture), orientation_of(data)
+            pixels, orientation = _from_pillow(picture), _orientation(data, "TIFF")
     else:
         orientation = int(tags.get(_ORIENTATION, 1))
         if pixels.alpha is not None:
