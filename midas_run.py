@@ -81,7 +81,7 @@ def predict_all(config: Config, found: Found) -> tuple[int, list[str]]:
                 elif fault := _write(names[path], inverse_depth, config.colormap):
                     unwritten += 1
                     full = full + 1 if stops_others(fault) else 0
-                    progress.write(f"not written: {names[path]}, the map of {path}: {_reason(fault)}")
+                    progress.write(f"not written in whole: {names[path]}.*, the maps of {path}: {_reason(fault)}")
                     if full == _MOST_FULL:
                         faults.append(f"the run ended after {full} such results in a row: {fault.strerror}")
                         break
