@@ -150,7 +150,7 @@ def decode(path: object, data: bytes, picture: bool, upright: bool) -> Pixels:
     reader = _READERS.get(kind)
     if reader is None:
         if kind:
-            unread = f"{named(kind)}, which nothing here reads; {_advice(kind)}"
+            unread = f"{_named(kind)}, which nothing here reads; {_advice(kind)}"
             raise DataError(f"{path}: expected an image, found {unread}")
         raise DataError(f"{path}: expected an image, found {len(data)} bytes: truncated, damaged or of no known format")
     try:
@@ -174,7 +174,7 @@ def decode(path: object, data: bytes, picture: bool, upright: bool) -> Pixels:
         raise DataError(f"{path}: expected an image, found {found}") from error
 
 
-def named(kind: str) -> str:
+def _named(kind: str) -> str:
     """A kind of file in a sentence."""
     return {"video": "a video", "camera raw": "a camera's raw file"}.get(kind, f"a file of the kind {kind}")
 

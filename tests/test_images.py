@@ -197,6 +197,13 @@ def test_inputs_are_not_overwritten(tmp_path):
     with pytest.raises(UsageError, match=r"would overwrite .*a\.png"):
         named(tmp_path, tmp_path, "sub/a.png", colormap="none")
     assert named(tmp_path, tmp_path, "a.jpg") == ["a"]
+    write(tmp_path, "a.png")  # is no input, but must not be lost either
+    with pytest.raises(UsageError, match=r"would overwrite .*a\.png"):
+        named(tmp_path, tmp_path, "a.jpg")
+    write(tmp_path, "a.pfm")
+    assert named(tmp_path, tmp_path, "a.jpg") == ["a"]  # an earlier result
+    write(tmp_path, "out/b.png")
+    assert named(tmp_path, tmp_path / "out", "b.jpg") == ["b"]
 
 
 def test_many_equal_names(tmp_path):

@@ -241,7 +241,9 @@ def name_outputs(images: list[Path], root: Path, folder: Path, colormap: str) ->
             new = [keys[place] + file.casefold() for file in files]
             if taken.isdisjoint(new):
                 break
-        overwritten = inputs.intersection(real[place] / file for file in files)
+        overwritten = [path for path in (real[place] / file for file in files) if path in inputs]
+        if real[place] == image.parent.resolve():  # there, what is no earlier result is a picture
+            overwritten += [path for path in _not_ours(real[place] / name, files) if path not in overwritten]
         if overwritten:
             raise UsageError(
                 f"output_path {folder}: expected another folder, the results would overwrite {min(overwritten)}"
@@ -249,6 +251,13 @@ def name_outputs(images: list[Path], root: Path, folder: Path, colormap: str) ->
         taken.update(new)
         names[image] = place / name
     return names
+
+
+def _not_ours(stem: Path, files: list[str]) -> list[Path]:
+    """Lists which of the files of a result are there already, unless an earlier run has written them: .pfm first."""
+    if os.path.exists(f"{stem}.pfm"):
+        return []
+    return [path for path in map(stem.with_name, files) if path.exists()]
 
 
 def check_output(folder: Path) -> None:
