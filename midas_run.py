@@ -1,29 +1,29 @@
 """Predicts inverse depth maps for photos.
 
-``python midas_run.py --input_path PHOTOS --output_path MAPS --model_weights WEIGHTS`` takes an image, a folder or a
-quoted glob pattern. It writes three files for every image, at its size. NAME.pfm is float32 inverse depth: larger is
-nearer, >= 0, of unknown scale and shift. NAME.png is the same as 16-bit grey, smallest value 0, largest 65535.
-NAME_color.png is the same in colours.
+``python midas_run.py --input_path PHOTOS --output_path MAPS --model_weights WEIGHTS`` takes an image, a folder with its
+sub-folders or a quoted glob pattern. It writes three files for every image, at its size. NAME.pfm is float32 inverse
+depth: larger is nearer, of unknown scale and shift. NAME.png is the same as 16-bit grey, smallest value 0, largest
+65535. NAME_color.png is the same in colours.
 """
 
 import sys
 import time
 from pathlib import Path
-from typing import Union
+from typing import Optional, Union
 
 import numpy as np
 
 from src.common.ahead import run_ahead, thread_pool
 from src.common.compile_cache import enable_compile_cache
 from src.common.device import setup_device
-from src.common.errors import DataError, run_script
+from src.common.errors import DataError, one_line, run_script
 from src.common.progress import Progress
 from src.common.stop import stop_between_items
 from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config
-from src.inference.images import find_images, name_outputs, write_results
+from src.inference.images import Found, check_output, find_images, name_outputs, stops_others, write_results
 from src.inference.predictor import load_predictor
 from src.util import read_image
-from src.utils.transforms import resize_prediction
+from src.utils.transforms import resize_bicubic
 
 KEYS = (
     "device_target", "device_id", "seed", "enable_compile_cache", *NETWORK_KEYS, *PREDICTION_KEYS, "input_path",
@@ -31,8 +31,11 @@ KEYS = (
 )  # fmt: skip
 
 
-def predict_all(config: Config, images: list[Path]) -> tuple[int, list[str]]:
-    """Writes the results of all images; bad ones are reported and left out.
+_MOST_FULL = 3  # results in a row that a full disk has refused
+
+
+def predict_all(config: Config, found: Found) -> tuple[int, list[str]]:
+    """Writes the results of all images; what cannot be read, predicted or written is reported and left out.
 
     Returns:
         Of how many images there are results now, and a line for each kind of fault.
@@ -40,17 +43,21 @@ def predict_all(config: Config, images: list[Path]) -> tuple[int, list[str]]:
     Raises:
         StopRequest: There was a signal before the last image. The maps of the images so far are complete.
     """
-    names = name_outputs(images, Path(config.output_path), config.colormap)
+    images = found.images
+    names = name_outputs(images, found.root, Path(config.output_path), config.colormap)
     predictor = load_predictor(config.model_weights, "model_weights", config.network, **config.prediction)
 
-    def load(path: Path) -> Union[DataError, tuple]:
+    def load(path: Path) -> Union[str, tuple]:
         try:
             image = read_image(path)
+            return image.shape[:2], predictor.prepare(image)
         except DataError as error:
-            return error
-        return image.shape[:2], predictor.prepare(image)
+            return str(error)
+        except MemoryError:
+            return f"{path}: expected an image that fits into memory, found too large a one; scale it down"
 
-    written = unreadable = infinite = 0
+    written = unreadable = infinite = unwritten = full = 0
+    faults = []
     # One image is read while the network works on another.
     with (
         stop_between_items("asked to stop: the run ends after this image") as requests,
@@ -62,41 +69,68 @@ def predict_all(config: Config, images: list[Path]) -> tuple[int, list[str]]:
                 f"{written} of {len(images)} inverse depth maps are in {config.output_path}, the next would be that of "
                 f"{path}; the same command begins with the first again"
             )
-            if isinstance(loaded, DataError):
+            if isinstance(loaded, str):
                 unreadable += 1
                 progress.write(f"left out: {loaded}")
             else:
                 size, prepared = loaded
-                inverse_depth = resize_prediction(predictor.infer(prepared), *size)
-                if np.isfinite(inverse_depth).all():
-                    write_results(names[path], inverse_depth, config.colormap)
-                    written += 1
-                else:
+                inverse_depth = resize_bicubic(predictor.infer(prepared), *size)
+                if not np.isfinite(inverse_depth).all():
                     infinite += 1
                     progress.write(f"left out: {path}: expected a finite prediction, found NaN or infinity")
+                elif fault := _write(names[path], inverse_depth, config.colormap):
+                    unwritten += 1
+                    full = full + 1 if stops_others(fault) else 0
+                    progress.write(f"not written in whole: {names[path]}.*, the maps of {path}: {_reason(fault)}")
+                    if full == _MOST_FULL:
+                        faults.append(f"the run ended after {full} such results in a row: {fault.strerror}")
+                        break
+                else:
+                    written += 1
+                    full = 0
             progress.update()
-    faults = []
-    if unreadable:
-        faults.append(f"{unreadable} of {len(images)} images could not be read")
+    total = len(images)
+    if unwritten:
+        faults.insert(0, f"{unwritten} of {total} results could not be written")
     if infinite:
-        faults.append(f"{infinite} of {len(images)} predictions were not finite; check the weights")
+        faults.insert(0, f"{infinite} of {total} predictions were not finite; check the weights")
+    if unreadable:
+        faults.insert(0, f"{unreadable} of {total} images could not be read")
     return written, faults
+
+
+def _reason(fault: OSError) -> str:
+    if isinstance(fault, (FileExistsError, NotADirectoryError)):
+        return "expected a folder to write to, found a file in its place"
+    return fault.strerror or str(fault)
+
+
+def _write(stem: Path, inverse_depth: np.ndarray, colormap: str) -> Optional[OSError]:
+    try:
+        write_results(stem, inverse_depth, colormap)
+    except OSError as error:
+        return error
+    return None
 
 
 def main() -> int:
     """Runs the script; returns its exit status."""
     config = load_config(__doc__, keys=KEYS)
     start = time.perf_counter()
-    images = find_images(config.input_path)
+    found = find_images(config.input_path, config.output_path)
+    check_output(Path(config.output_path))
     device = setup_device(config.device_target, config.device_id, config.seed)
     enable_compile_cache(
         config.enable_compile_cache, ("predict", device.target, config.network), config.eval_shapes == "static"
     )
-    print(f"{len(images)} images, device {device.target}")
-    written, faults = predict_all(config, images)
-    print(f"{written} inverse depth maps in {config.output_path} ({time.perf_counter() - start:.1f} s)")
+    print(f"{len(found.images)} images, device {device.target}")
+    written, faults = predict_all(config, found)
+    seconds = time.perf_counter() - start
+    for line in (f"{written} inverse depth maps in {config.output_path} ({seconds:.1f} s)", *found.report()):
+        print(one_line(line))
+    faults += found.faults
     for fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {one_line(fault)}", file=sys.stderr)
     return 1 if faults else 0
 
 

@@ -32,7 +32,7 @@ checkpoint=$(latest_checkpoint "${settings[@]}")
 
 step "4/5 depth maps of images that were not trained on"
 "$PYTHON" midas_run.py "${settings[@]}" --model_weights "$checkpoint" --output_path "$demo/depth" \
-    --input_path "$data/TUM/*/rgb/*.png"
+    --input_path "$data/TUM/rgbd_dataset_freiburg2_desk_with_person/rgb"
 
 step "5/5 evaluation after training"
 "$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "$checkpoint" --ann_file "$demo/after/val.json"

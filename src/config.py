@@ -410,6 +410,8 @@ def _parse_command_line(parser: _Parser, argv: Optional[Sequence[str]]) -> dict[
         if word.startswith("--"):
             _check_key(word[2:].partition("=")[0], _COMMAND_LINE)
         expected = '--key value (a list in quotes: --layers "[3, 4, 23, 3]")'
+        if os.path.exists(word):  # the shell has made many words of a pattern
+            expected = """one word for each key (a pattern in quotes: --input_path 'photos/*.jpg')"""
         raise UsageError(f"{_COMMAND_LINE}: expected {expected}, found '{word}'")
     return vars(options)
 

@@ -1,29 +1,23 @@
 """Image and depth file formats.
 
 Readers raise ``DataError`` with one line that names the file when it is missing, truncated, damaged or of another
-format. Files are decoded from memory: OpenCV then refuses a truncated file. If it read the file by name, it would
-return the part that is there and leave the rest black.
+format. ``src/decode.py`` decodes image files.
 """
 
 import codecs
-import functools
 import io
-import logging
 import os
 import re
 import struct
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Optional, Union
 
 import cv2
 import numpy as np
-from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from src.common.atomic import atomic_path
 from src.common.errors import DataError
+from src.decode import decode, orientation_of
 
 PathLike = Union[str, Path]
 
@@ -33,26 +27,6 @@ _DPT_TAG = b"PIEH"  # written by the Sintel software
 
 _NPY_TAG = b"\x93NUMPY"
 _PFM_TAGS = (b"Pf", b"PF")
-_PNG_CHUNK = struct.Struct(">I4s")  # bytes of its content, kind
-_BIG_TIFF_TAGS = (b"II+\0", b"MM\0+")
-_TIFF_TAGS = (b"II*\0", b"MM\0*", *_BIG_TIFF_TAGS)
-_JPEG2000_TAGS = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
-
-_MOST_PIXELS = 1 << 30  # of a picture: OpenCV's limit
-_ORIENTATION = 0x0112  # a tag of EXIF and TIFF
-_XMP = 0x02BC  # a tag of TIFF, whose text may name the orientation, too
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-# Orientation -> what turns the picture upright.
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda image: cv2.flip(image, 1),
-    3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
-    4: lambda image: cv2.flip(image, 0),
-    5: cv2.transpose,
-    6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
-    7: lambda image: cv2.rotate(cv2.transpose(image), cv2.ROTATE_180),
-    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
-}
-_OPPOSITE = {6: 8, 8: 6}  # every other turn undoes itself
 
 
 def _read_bytes(path: PathLike) -> bytes:
@@ -118,114 +92,15 @@ def read_fields(path: PathLike) -> list[tuple[int, list[str]]]:
     return table
 
 
-@functools.lru_cache(maxsize=1)
-def _quiet_pillow() -> None:
-    """Keeps Pillow from warning of damage and of many pixels: here, a file is read or refused with one line."""
-    Image.MAX_IMAGE_PIXELS = None  # _MOST_PIXELS is asked for instead
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-
-def _decode_jpeg2000(path: PathLike, data: bytes) -> np.ndarray:
-    """Decodes with Pillow: OpenCV ends the process at some damaged files of this format."""
-    _quiet_pillow()
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG2000",)) as picture:
-            if picture.width * picture.height > _MOST_PIXELS:
-                raise _too_large(path)
-            image = np.asarray(picture if picture.mode in ("L", "I;16", "RGB") else picture.convert("RGB"))
-    except DataError:
-        raise
-    except Exception as error:  # damaged bytes make Pillow raise nearly anything
-        raise _no_image(path, data) from error
-    return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-
-
-def _decode_others(path: PathLike, data: bytes) -> np.ndarray:
-    """Decodes with OpenCV."""
-    cv2.setLogLevel(0)  # faults are reported once, below; libpng still adds a line of its own on stderr
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:  # no bytes, or more pixels than OpenCV takes
-        if "CV_IO_MAX_IMAGE" in str(error):
-            raise _too_large(path) from error
-        image = None
-    if image is None:
-        raise _no_image(path, data)
-    return image
-
-
-def _no_image(path: PathLike, data: bytes) -> DataError:
-    return DataError(f"{path}: expected an image, found {len(data)} bytes: truncated, damaged or of no known format")
-
-
-def _too_large(path: PathLike) -> DataError:
-    return DataError(f"{path}: expected an image of at most {_MOST_PIXELS} pixels, found more")
-
-
-def _ends_with_pixels(png: bytes) -> bool:
-    """Whether a PNG file has nothing but its end after the pixels."""
-    kinds, at = [], 8
-    while at + 8 <= len(png):
-        length, kind = _PNG_CHUNK.unpack_from(png, at)
-        kinds.append(kind)
-        at += 12 + length  # with the checksum
-    return kinds[-2:] == [b"IDAT", b"IEND"]
-
-
-def _orientation(data: bytes, with_xmp: bool = True) -> int:
-    """Reads the orientation of an image file, 1 to 8; 1, which is upright, where there is none or none can be read.
-
-    Of a TIFF file ``with_xmp=False`` reads the tag alone.
-    """
-    _quiet_pillow()
-    try:
-        if data.startswith(_TIFF_TAGS):  # Image.open would refuse float64
-            exif = ImageFileDirectory_v2(data[: 16 if data.startswith(_BIG_TIFF_TAGS) else 8])
-            file = io.BytesIO(data)
-            file.seek(exif.next)
-            exif.load(file)
-            if with_xmp and _ORIENTATION not in exif and (match := _XMP_ORIENTATION.search(exif.get(_XMP, b""))):
-                return int(match[1])
-        else:
-            with Image.open(io.BytesIO(data)) as picture:
-                # Of a PNG file without EXIF Pillow would decode the pixels, to see what comes after them.
-                only_header = picture.format == "PNG" and _ends_with_pixels(data)
-                exif = Image.Image.getexif(picture) if only_header else picture.getexif()
-        return int(exif.get(_ORIENTATION, 1))
-    except Exception:  # damaged bytes make Pillow raise nearly anything
-        return 1
-
-
-def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns pixels as stored upright."""
-    return _TURNS[orientation](image) if orientation in _TURNS else image
-
-
-def _decode(path: PathLike, data: bytes, upright: bool) -> np.ndarray:
-    """Decodes an image file: (H, W) or BGR (H, W, 3), without alpha, of the type of the file.
-
-    Args:
-        path: For messages.
-        data: The file.
-        upright: Whether to turn the picture as its orientation says; otherwise pixels come as stored.
-    """
-    image = (_decode_jpeg2000 if data.startswith(_JPEG2000_TAGS) else _decode_others)(path, data)
-    if data.startswith(_TIFF_TAGS):  # OpenCV has turned it by its tag, whatever it was told
-        orientation = _orientation(data, with_xmp=False)
-        image = _turned(image, _OPPOSITE.get(orientation, orientation))
-    return _turned(image, _orientation(data)) if upright else image
-
-
 def read_image(path: PathLike, exif_rotation: bool = True) -> np.ndarray:
-    """Reads a picture.
+    """Reads a picture; of an animation, its first frame.
 
-    Grey is repeated on three channels, alpha is dropped, 16 bits per channel are cut to the upper 8, CMYK is
-    converted.
+    Grey is repeated on three channels, 16 bits per channel are cut to the upper 8, CMYK is converted. What is
+    transparent is laid over white.
 
     Args:
-        path: An image file (JPEG, PNG, BMP, TIFF, WebP ...) of at most 2^30 pixels.
+        path: An image file (JPEG, PNG, BMP, TIFF, WebP, JPEG 2000, GIF, AVIF, PGM, PPM ...) of at most 2^30 pixels. Its
+            content counts, not its name.
         exif_rotation: Whether to turn the picture upright as its EXIF data, or TIFF tag, says. False gives the pixels
             as stored, to which the ground truth of a data set belongs.
 
@@ -233,14 +108,17 @@ def read_image(path: PathLike, exif_rotation: bool = True) -> np.ndarray:
         uint8 array (H, W, 3), RGB.
 
     Raises:
-        DataError: The file is missing, truncated, too large or no picture.
+        DataError: The file is missing, truncated, damaged, too large or no picture.
     """
-    image = _decode(path, _read_bytes(path), exif_rotation)
-    if image.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{path}: expected 8 or 16 bits per channel, found {image.dtype}")
+    pixels = decode(path, _read_bytes(path), picture=True, upright=exif_rotation)
+    if pixels.colour.dtype not in (np.uint8, np.uint16):
+        raise DataError(
+            f"{path}: expected 8 or 16 bits per channel, found {pixels.colour.dtype}; convert it to an 8-bit picture"
+        )
+    image = pixels.over_white()
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
-    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else np.ascontiguousarray(image)
 
 
 def _parse_npy(path: PathLike, data: bytes) -> np.ndarray:
@@ -263,7 +141,7 @@ def _parse_npy(path: PathLike, data: bytes) -> np.ndarray:
 def read_truth(path: PathLike) -> np.ndarray:
     """Reads a map with one value per pixel: ground truth of any unit, or a mask.
 
-    Values and pixels come as stored; an orientation is ignored.
+    Values and pixels come as stored; an orientation and alpha are ignored.
 
     Args:
         path: An image file (PNG, TIFF ...), grey or of three equal channels; a NumPy file (``.npy``) of shape (H, W) or
@@ -281,7 +159,7 @@ def read_truth(path: PathLike) -> np.ndarray:
     elif data.startswith(_PFM_TAGS):
         array, _ = _parse_pfm(path, data)
     else:
-        array = _decode(path, data, upright=False)
+        array = decode(path, data, picture=False, upright=False).colour
     if array.ndim == 3:
         if (array != array[..., :1]).any():
             raise DataError(f"{path}: expected one grey channel, found {array.shape[2]} different channels")
@@ -315,7 +193,7 @@ def read_orientation(path: PathLike) -> int:
     Raises:
         DataError: The file cannot be read.
     """
-    return _orientation(_read_bytes(path))
+    return orientation_of(_read_bytes(path))
 
 
 def _write_bytes(path: PathLike, data: bytes) -> None:

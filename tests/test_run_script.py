@@ -1,10 +1,12 @@
-"""midas_run.py as a user runs it, and how it finds images and names results."""
+"""midas_run.py as a user runs it."""
 
+import errno
+import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -12,13 +14,12 @@ import numpy as np
 import pytest
 import slow_script
 from conftest import TINY_FLAGS
+from PIL import Image
 
 import midas_run
-from src.common.errors import UsageError
-from src.inference.images import find_images, name_outputs
 from src.inference.predictor import MindSporePredictor
 from src.util import read_image, read_pfm
-from src.utils.transforms import resize_prediction
+from src.utils.transforms import resize_bicubic
 
 
 def run(repo, weights, *arguments):
@@ -57,7 +58,7 @@ def test_folder_with_a_broken_image(repo, net, weights, tmp_path):
     image = read_image(images / "wide.png")
     predictor = MindSporePredictor(net, width=96, height=96)
     prediction = predictor.infer(predictor.prepare(image))
-    expected = resize_prediction(prediction, 50, 150)
+    expected = resize_bicubic(prediction, 50, 150)
     found, _ = read_pfm(output / "wide.pfm")
     assert found == pytest.approx(expected, rel=1e-5)  # compiled in another process
     assert expected.std() > 0
@@ -82,60 +83,6 @@ def test_missing_weights(repo, tmp_path):
     result = run(repo, tmp_path / "gone.ckpt", "--input_path", tmp_path / "images", "--output_path", tmp_path / "out")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("error: model_weights: expected a checkpoint file, found none at")
-
-
-def test_find_images(tmp_path):
-    write_images(tmp_path / "images")
-    names = [path.name for path in find_images(str(tmp_path / "images"))]
-    assert names == ["broken.jpg", "grey16.png", "same.JPG", "same.png", "wide.png"]
-    assert [path.name for path in find_images(str(tmp_path / "*" / "w*.png"))] == ["wide.png"]
-    (tmp_path / "empty").mkdir()
-    for nothing in ("empty", "gone.png", "gone/*.png"):
-        with pytest.raises(UsageError, match="input_path"):
-            find_images(str(tmp_path / nothing))
-
-
-def test_hidden_files_are_no_images(tmp_path):
-    for name in ("a.png", "._a.png"):
-        (tmp_path / name).write_bytes(b"")
-    assert find_images(str(tmp_path)) == find_images(str(tmp_path / "*.png")) == [tmp_path / "a.png"]
-
-
-def test_folders_may_have_brackets(tmp_path, monkeypatch):
-    folder = tmp_path / "holiday [2020]*"
-    (folder / "sub").mkdir(parents=True)
-    for name in ("a.png", "b.png", "sub/c.png"):
-        (folder / name).write_bytes(b"")
-    assert find_images(str(folder / "*.png")) == [folder / "a.png", folder / "b.png"]
-    assert find_images(str(folder / "[b-z].png")) == [folder / "b.png"]
-    assert find_images(str(folder / "**" / "*.png")) == [folder / "a.png", folder / "b.png", folder / "sub" / "c.png"]
-    assert find_images(str(tmp_path / "holiday*" / "a*")) == [folder / "a.png"]
-    monkeypatch.chdir(folder)
-    assert find_images("*.png") == [Path("a.png"), Path("b.png")]
-
-
-def test_names_do_not_collide(tmp_path):
-    # "b_color" + ".png" would be the coloured map of "b"; two folders hold an "a.png".
-    names = ["one/a.png", "one/b.png", "one/b_color.png", "one/c.jpg", "one/c.png", "two/a.png"]
-    images = [tmp_path / name for name in names]
-    chosen = name_outputs(images, tmp_path / "out", "inferno")
-    assert [chosen[image].name for image in images] == ["a_png", "b", "b_color_2", "c_jpg", "c_png", "a_png_2"]
-
-
-def test_inputs_are_not_overwritten(tmp_path):
-    with pytest.raises(UsageError, match=r"would overwrite .*a\.png"):
-        name_outputs([tmp_path / "a.png"], tmp_path, "none")
-
-
-def test_many_equal_names(tmp_path):
-    """The rule itself, a number is added until a name is free, on 20,000 images; trying each number again for every
-    image would take an hour.
-    """
-    images = [tmp_path / str(number) / ("a.png" if number % 2 else f"{number}.png") for number in range(20_000)]
-    chosen = [path.name for path in name_outputs(images, tmp_path / "out", "inferno").values()]
-    expected = [f"a_png_{number // 2 + 1}" if number % 2 else str(number) for number in range(20_000)]
-    expected[1] = "a_png"
-    assert chosen == expected
 
 
 class Stub:
@@ -177,6 +124,166 @@ def test_predictions_that_are_not_finite(run_stub, tmp_path, capsys):
         "error: 1 of 5 predictions were not finite; check the weights",
     ]
     assert f"3 inverse depth maps in {tmp_path / 'output'} (" in out
+
+
+def write_plain(folder, *names):
+    """Pictures whose red channel is their number, 6 x 8."""
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bgr = np.full((6, 8, 3), (0, 0, number), np.uint8)
+        path.write_bytes(cv2.imencode(".png", bgr)[1].tobytes())
+
+
+def red(tmp_path, name):
+    values = np.unique(read_pfm(tmp_path / "output" / f"{name}.pfm")[0])
+    assert len(values) == 1
+    return values[0]
+
+
+def test_results_that_cannot_be_written(run_stub, tmp_path, capsys):
+    long = "a" * 248  # with .pfm and .png it fits, with _color.png it does not
+    write_plain(tmp_path / "images", f"{long}.png", "b.png", "taken/c.png", "z.png")
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "taken").write_text("a file where a folder should be")
+    assert run_stub(Stub()) == 1
+    out, err = capsys.readouterr()
+    images, output = tmp_path / "images", tmp_path / "output"
+    assert [line for line in err.splitlines() if "not written" in line] == [
+        f"not written in whole: {output / long}.*, the maps of {images / long}.png: File name too long",
+        f"not written in whole: {output / 'taken' / 'c'}.*, the maps of {images / 'taken' / 'c.png'}: "
+        "expected a folder to write to, found a file in its place",
+    ]
+    assert err.splitlines()[-1] == "error: 2 of 4 results could not be written"
+    assert f"2 inverse depth maps in {output} (" in out
+    assert (red(tmp_path, "b"), red(tmp_path, "z")) == (1, 3)
+    assert not list(output.glob(".*"))
+
+
+@pytest.mark.parametrize(("full", "done"), [({1, 2, 4, 5, 7}, 3), ({1, 2, 3}, 1)])
+def test_full_disk(run_stub, tmp_path, capsys, monkeypatch, full, done):
+    """Two results in a row may just have been too large. Three are enough."""
+    write_plain(tmp_path / "images", *(f"{number}.png" for number in range(8)))
+    write_results = midas_run.write_results
+
+    def write(stem, inverse_depth, colormap):
+        if inverse_depth[0, 0] in full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_results(stem, inverse_depth, colormap)
+
+    monkeypatch.setattr(midas_run, "write_results", write)
+    assert run_stub(Stub()) == 1
+    out, err = capsys.readouterr()
+    assert f"{done} inverse depth maps in {tmp_path / 'output'} (" in out
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert lines[0] == f"error: {len(full)} of 8 results could not be written"
+    ended = ["error: the run ended after 3 such results in a row: No space left on device"] if len(full) == 3 else []
+    assert lines[1:] == ended
+
+
+def test_images_that_vanish_or_do_not_fit_into_memory(run_stub, tmp_path, capsys):
+    write_plain(tmp_path / "images", "a.png", "b.png", "c.png", "d.png")
+
+    class Greedy(Stub):
+        def prepare(self, image):
+            (tmp_path / "images" / "c.png").unlink(missing_ok=True)
+            if image[0, 0, 0] == 1:
+                raise MemoryError
+            return super().prepare(image)
+
+    assert run_stub(Greedy()) == 1
+    out, err = capsys.readouterr()
+    assert f"left out: {tmp_path / 'images' / 'b.png'}: expected an image that fits into memory" in err
+    assert f"left out: {tmp_path / 'images' / 'c.png'}: cannot be read: No such file or directory" in err
+    assert "2 inverse depth maps" in out
+    assert (red(tmp_path, "a"), red(tmp_path, "d")) == (0, 3)
+
+
+def test_cubic_overshoot_is_written_as_it_is(run_stub, tmp_path):
+    write_plain(tmp_path / "images", "a.png")
+
+    class Edge(Stub):
+        def infer(self, prepared):
+            return np.float32([[0, 0, 1, 1]])
+
+    assert run_stub(Edge()) == 0
+    found, _ = read_pfm(tmp_path / "output" / "a.pfm")
+    np.testing.assert_array_equal(found, resize_bicubic(np.float32([[0, 0, 1, 1]]), 6, 8))
+    assert found.min() < 0
+
+
+def test_folder_tree(repo, weights, tmp_path):
+    """What users' folders hold, in a terminal that knows ASCII only; the results go into the same tree, twice."""
+    photos = tmp_path / "photos"
+    write_images(photos)
+    (photos / "broken.jpg").unlink()
+    rgb = np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8)
+    strange = os.fsdecode(b"caf\xe9 \x1b[31m\nnew line")
+    for name in (f"{strange}/a.jfif", f"{strange}/b.gif", "sub/c.avif", "sub/\u56fe.pgm", "sub/deep/no suffix"):
+        path = photos / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = {".jfif": "JPEG", ".gif": "GIF", ".avif": "AVIF", ".pgm": "PPM"}.get(path.suffix, "PNG")
+        with open(path, "wb") as file:
+            Image.fromarray(rgb).save(file, kind)
+    (photos / "sub" / "loop").symlink_to(photos)
+    (photos / "sub" / "._c.avif").write_bytes(b"macOS")
+    (photos / "phone.heic").write_bytes(b"")
+    jpeg = cv2.imencode(".jpg", rgb)[1].tobytes()
+    (photos / "sub" / "hole.jpg").write_bytes(jpeg[:900] + bytes(200) + jpeg[1100:])
+    png = cv2.imencode(".png", rgb)[1].tobytes()
+    (photos / strange / "cut.png").write_bytes(png[: len(png) // 2])
+    output = photos / "maps"
+    command = [sys.executable, str(repo / "midas_run.py"), *TINY_FLAGS, "--model_weights", str(weights)]
+    command += ["--img_width", "96", "--img_height", "96", "--colormap", "none"]
+    command += ["--input_path", str(photos), "--output_path", str(output)]
+    environment = {**os.environ, "LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for _ in range(2):
+        result = subprocess.run(command, capture_output=True, timeout=300, env=environment)
+        stdout, stderr = result.stdout.decode("ascii"), result.stderr.decode("ascii")
+        assert result.returncode == 1, stderr
+        written = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+        stems = ["grey16", "same_JPG", "same_png", "wide", f"{strange}/a", f"{strange}/b", "sub/c", "sub/\u56fe"]
+        stems.append("sub/deep/no suffix")
+        assert written == {stem + suffix for stem in stems for suffix in (".pfm", ".png")}
+        assert "11 images, device" in stdout
+        lines = stdout.splitlines()[-3:]
+        assert lines[0].startswith(f"9 inverse depth maps in {output} (")
+        assert lines[1:] == [
+            f"skipped: 1 of the kind HEIC, which nothing here reads: {photos / 'phone.heic'}",
+            "skipped: no images: 1 .txt",
+        ]
+        lines = [line.split(" (C")[0] for line in stderr.splitlines() if not line.startswith("midas_run: ")]
+        assert lines == [
+            f"left out: {photos}/caf\\udce9 \\x1b[31m\\nnew line/cut.png: expected an image, found a truncated or "
+            f"damaged PNG file of {len(png) // 2} bytes (it ends too early)",
+            f"left out: {photos}/sub/hole.jpg: expected an image, found a truncated or damaged JPEG file of "
+            f"{len(jpeg)} bytes",
+            "error: 2 of 11 images could not be read",
+        ]
+    assert read_pfm(output / "sub" / "c.pfm")[0].shape == (40, 60)
+
+
+def test_cut_files_in_every_order(repo, weights, cases, tmp_path):
+    """A cut JPEG 2000 file after a cut BMP file ended the process."""
+    for number, order in enumerate(itertools.permutations(["a.bmp", "b.jp2", "c.jpg"])):
+        for place, name in enumerate(order):
+            target = tmp_path / "images" / str(number) / f"{place}{name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(cases / "truncated_images" / name, target)
+    result = run(repo, weights, "--input_path", tmp_path / "images", "--output_path", tmp_path / "out")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "error: 12 of 18 images could not be read"
+    assert len(list((tmp_path / "out").rglob("*c.pfm"))) == 6
+
+
+def test_a_pattern_without_quotes(repo, tmp_path):
+    write_plain(tmp_path, "a.png", "b.png")
+    result = run(repo, "", "--input_path", tmp_path / "a.png", tmp_path / "b.png")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: command line: expected one word for each key (a pattern in quotes: --input_path 'photos/*.jpg'), "
+        f"found '{tmp_path / 'b.png'}'"
+    )
 
 
 def test_names_that_are_no_text(run_stub, tmp_path):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.utils.transforms import NormalizeImage, PrepareForNet, Resize, resize_prediction
+from src.utils.transforms import NormalizeImage, PrepareForNet, Resize, resize_bicubic, resize_prediction
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMALISED_RANGE = 1 / 0.224  # of the widest channel
@@ -233,3 +233,43 @@ def test_resize_modes_by_hand():
     row = np.array([[0.0, 4.0]], np.float32)
     np.testing.assert_array_equal(resize_prediction(row, 1, 4), [[0, 1, 3, 4]])
     np.testing.assert_array_equal(resize_prediction(row, 1, 4, half_pixel=False), [[0, 2, 4, 4]])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        *SIZES,
+        ((384, 256), (6000, 4000)),
+        ((288, 384), (333, 517)),
+        ((384, 384), (101, 77)),
+        ((1000, 1501), (333, 517)),
+        ((1, 1), (5, 7)),
+        ((2, 3), (9, 4)),
+        ((7, 5), (1, 1)),
+        ((32, 64), (32, 64)),
+    ],
+)
+def test_bicubic_equals_pytorch(old, new):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(8)
+    for scale in (1, 1e4):  # networks put out values of thousands, too
+        array = (scale * rng.random(old)).astype(np.float32)
+        resized = resize_bicubic(array, *new)
+        assert resized.dtype == np.float32
+        assert resized.shape == new
+        expected = torch.nn.functional.interpolate(
+            torch.from_numpy(array)[None, None], new, mode="bicubic", align_corners=False
+        )[0, 0].numpy()
+        # Without fused multiply-add, on old CPUs, PyTorch itself gives values that differ from these by up to 2e-5.
+        fused = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+        np.testing.assert_allclose(resized, expected, rtol=0, atol=scale * (1e-5 if fused else 3e-5))
+
+
+def test_bicubic_by_hand():
+    """Half-way between two pixels the weights are -3/32, 19/32, 19/32, -3/32; the borders are repeated."""
+    resized = resize_bicubic(np.float32([[0, 0, 1, 1]]), 1, 2)
+    np.testing.assert_array_equal(resized, [[-3 / 32, 35 / 32]])
+    constant = resize_bicubic(np.full((5, 3), 7, np.float32), 50, 31)
+    np.testing.assert_allclose(constant, 7, rtol=2e-6)
+    same = np.random.default_rng(9).random((6, 5), dtype=np.float32)
+    np.testing.assert_array_equal(resize_bicubic(same, 6, 5), same)

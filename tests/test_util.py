@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -87,14 +88,298 @@ def test_read_image_gives_rgb_of_every_format(tmp_path):
         assert np.abs(image.astype(int) - rgb).mean() <= tolerance, suffix
 
 
-def test_read_image_repeats_gray_and_drops_alpha(tmp_path):
+def test_read_image_repeats_gray(tmp_path):
     path = tmp_path / "a.png"
     gray = picture()[..., 0]
     path.write_bytes(cv2.imencode(".png", gray)[1].tobytes())
     np.testing.assert_array_equal(util.read_image(path), np.dstack([gray] * 3))
-    bgra = np.random.default_rng(1).integers(0, 256, (5, 7, 4), dtype=np.uint8)
-    path.write_bytes(cv2.imencode(".png", bgra)[1].tobytes())
-    np.testing.assert_array_equal(util.read_image(path), bgra[..., 2::-1])
+
+
+def png(width, height, bits, colour, rows, *chunks):
+    """A PNG file of given rows, each with its filter in front."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + png_chunk(b"IEND", b"")
+
+
+def pillow_bytes(array, kind, mode=None, **options):
+    file = io.BytesIO()
+    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
+    image.convert(mode or image.mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+def with_extra_samples(tiff, meaning):
+    """Changes what a TIFF file of Pillow says its alpha is, from 2 (not multiplied)."""
+    tag = struct.pack("<HHIHH", 338, 3, 1, 2, 0)
+    assert tiff.count(tag) == 1
+    return tiff.replace(tag, struct.pack("<HHIHH", 338, 3, 1, meaning, 0))
+
+
+def test_read_image_lays_alpha_over_white(tmp_path):
+    rgba = np.random.default_rng(1).integers(0, 256, (9, 7, 4), dtype=np.uint8)
+    rgba[0, :, 3], rgba[1, :, 3] = 0, 255
+    alpha = rgba[..., 3:] / 255.0
+    white = rgba[..., :3] * alpha + 255 * (1 - alpha)
+    grey = rgba[..., :1] * alpha + 255 * (1 - alpha)
+    multiplied = np.dstack([np.rint(rgba[..., :3] * alpha), rgba[..., 3]]).astype(np.uint8)
+    la = Image.fromarray(np.ascontiguousarray(rgba[..., [0, 3]]), "LA")
+    deep = cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA).astype(np.uint16) * 257
+    la16 = (rgba[..., [0, 3]].astype(">u2") * 257).tobytes()
+    la16 = b"".join(b"\0" + la16[start : start + 28] for start in range(0, len(la16), 28))
+    files = {
+        "png": (pillow_bytes(rgba, "PNG"), white),
+        "grey png": (pillow_bytes(la, "PNG"), grey),
+        "16-bit png": (cv2.imencode(".png", deep)[1].tobytes(), white),
+        "16-bit grey png": (png(7, 9, 16, 4, la16), grey),
+        "webp": (pillow_bytes(rgba, "WEBP", lossless=True, exact=True), white),
+        "jp2": (pillow_bytes(rgba, "JPEG2000"), white),
+        "tiff": (pillow_bytes(rgba, "TIFF"), white),
+        "lzw tiff": (pillow_bytes(rgba, "TIFF", compression="tiff_lzw"), white),
+        "grey tiff": (pillow_bytes(la, "TIFF"), grey),
+        "16-bit tiff": (cv2.imencode(".tiff", deep)[1].tobytes(), white),
+        "multiplied tiff": (with_extra_samples(pillow_bytes(multiplied, "TIFF"), 1), white),
+        "tiff with something else": (with_extra_samples(pillow_bytes(rgba, "TIFF"), 0), rgba[..., :3]),
+        "bmp with unused bytes": (cv2.imencode(".bmp", rgba)[1].tobytes(), rgba[..., 2::-1]),
+    }
+    for name, (data, expected) in files.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        difference = np.abs(util.read_image(path) - expected)
+        assert difference.max() <= 1.01, name
+    opaque = rgba.copy()
+    opaque[..., 3] = 255
+    for kind in ("PNG", "TIFF", "WEBP", "JPEG2000"):
+        path.write_bytes(pillow_bytes(opaque, kind, **({"lossless": True} if kind == "WEBP" else {})))
+        np.testing.assert_array_equal(util.read_image(path), rgba[..., :3])
+    grey3 = np.dstack([rgba[..., :1]] * 3 + [rgba[..., 3:]])
+    path.write_bytes(pillow_bytes(grey3, "PNG"))
+    np.testing.assert_array_equal(util.read_truth(path), rgba[..., 0])  # ground truth ignores it
+
+
+def test_transparent_colours(tmp_path):
+    """One colour may stand for all that is transparent."""
+    path = tmp_path / "a"
+    rgb = np.uint8([[[1, 2, 3], [4, 5, 6]]])
+    palette = Image.fromarray(rgb).convert("P", palette=Image.Palette.ADAPTIVE)
+    index = palette.getpixel((1, 0))
+    files = [
+        pillow_bytes(rgb, "PNG", transparency=(4, 5, 6)),
+        pillow_bytes(palette, "PNG", transparency=index),
+        pillow_bytes(palette, "GIF", transparency=index),
+    ]
+    for data in files:
+        path.write_bytes(data)
+        np.testing.assert_array_equal(util.read_image(path), [[[1, 2, 3], [255] * 3]])
+    deep = struct.pack(">6H", 256, 512, 768, 4, 5, 6)
+    path.write_bytes(png(2, 1, 16, 2, b"\0" + deep, png_chunk(b"tRNS", deep[6:])))
+    np.testing.assert_array_equal(util.read_image(path), [[[1, 2, 3], [255] * 3]])
+    path.write_bytes(png(2, 1, 16, 0, b"\0" + struct.pack(">2H", 256, 7), png_chunk(b"tRNS", struct.pack(">H", 7))))
+    np.testing.assert_array_equal(util.read_image(path), [[[1] * 3, [255] * 3]])
+    np.testing.assert_array_equal(util.read_truth(path), [[256, 7]])
+
+
+def test_kinds_that_opencv_does_not_read(tmp_path):
+    rgb = picture()
+    frames = [Image.fromarray(np.full((4, 5), 60 * number, np.uint8)) for number in range(3)]
+    path = tmp_path / "a"
+    path.write_bytes(pillow_bytes(rgb, "AVIF", quality=100, subsampling="4:4:4"))
+    assert np.abs(util.read_image(path).astype(int) - rgb).mean() < 2
+    path.write_bytes(pillow_bytes(Image.fromarray(rgb).quantize(256), "GIF"))
+    assert np.abs(util.read_image(path).astype(int) - rgb).mean() < 9
+    for kind, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})):
+        file = io.BytesIO()
+        frames[1].save(file, kind, save_all=True, append_images=frames, **options)
+        path.write_bytes(file.getvalue())
+        np.testing.assert_array_equal(util.read_image(path), np.full((4, 5, 3), 60))  # the first
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"P5\n2 1\n15\n\x05\x0f", [85, 255]),
+        (b"P5\n2 1\n1023\n\x02\x00\x03\xff", [128, 255]),
+        (b"P2 2 1 1000 500 1000\n", [127, 255]),
+        (b"P2 2 1 # comment\n255 9 255\n", [9, 255]),
+        (b"P4\n2 1\n\x80", [0, 255]),
+        (b"P1\n2 1\n1 0\n", [0, 255]),
+    ],
+)
+def test_portable_pictures_use_the_whole_range(tmp_path, data, expected):
+    path = tmp_path / "a.pgm"
+    path.write_bytes(data)
+    assert util.read_image(path)[0, :, 0] == pytest.approx(np.array(expected), abs=1)
+
+
+def test_portable_truth_is_as_stored(tmp_path):
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5\n2 1\n1023\n\x02\x00\x03\xff")
+    np.testing.assert_array_equal(util.read_truth(path), [[512, 1023]])
+
+
+def test_bits_and_interlaced_rows(tmp_path):
+    path = tmp_path / "a.png"
+    for mode in ("1", "L", "P", "RGB"):
+        image = Image.fromarray(picture()).convert(mode)
+        path.write_bytes(pillow_bytes(image, "PNG"))
+        np.testing.assert_array_equal(util.read_image(path), np.asarray(image.convert("RGB")))
+    path.write_bytes(png(4, 1, 2, 0, b"\0\x1b"))
+    np.testing.assert_array_equal(util.read_image(path)[0, :, 0], [0, 85, 170, 255])
+    black = np.zeros((5, 6, 3), np.uint8)  # whose last rows Pillow would also make of missing ones
+    path.write_bytes(encode(".png", black))
+    np.testing.assert_array_equal(util.read_image(path), black)
+
+
+# Damaged JPEG files
+
+
+def jpeg_files():
+    rgb = np.random.default_rng(5).integers(0, 256, (64, 80, 3), np.uint8)
+    return {
+        "plain": pillow_bytes(rgb, "JPEG"),
+        "grey": pillow_bytes(rgb, "JPEG", "L"),
+        "progressive": pillow_bytes(rgb, "JPEG", progressive=True),
+        "restart": pillow_bytes(rgb, "JPEG", restart_marker_rows=1),
+        "4:4:4": pillow_bytes(rgb, "JPEG", subsampling=0, quality=95),
+    }
+
+
+@pytest.mark.parametrize("kind", jpeg_files())
+def test_jpeg_without_some_of_its_pixels_is_damaged(tmp_path, kind):
+    """OpenCV and Pillow return these with grey or shifted blocks."""
+    path, sound = tmp_path / "a.jpg", jpeg_files()[kind]
+    start = sound.index(b"\xff\xda") + 30
+    middle = (start + len(sound)) // 2
+    restart = sound.find(b"\xff\xd1", start)
+    damaged = {
+        "zeros": sound[:middle] + bytes(500) + sound[middle + 500 :],
+        "removed": sound[:middle] + sound[middle + 500 :],
+        "early end": sound[:middle] + b"\xff\xd9",
+        "a marker": sound[:middle] + b"\xff\xd5" + sound[middle:],
+    }
+    if kind == "restart":
+        damaged["wrong restart marker"] = sound[:restart] + b"\xff\xd4" + sound[restart + 2 :]
+    for name, data in damaged.items():
+        path.write_bytes(data)
+        if kind == "progressive" and name in ("zeros", "removed"):  # in one pass of many: may decode legally
+            continue
+        assert "truncated or damaged JPEG file" in fault(util.read_image, path), name
+        assert "(" in fault(util.read_truth, path), name
+
+
+@pytest.mark.parametrize("kind", jpeg_files())
+def test_jpeg_with_harmless_oddities_is_read(tmp_path, kind):
+    path, sound = tmp_path / "a.jpg", jpeg_files()[kind]
+    path.write_bytes(sound)
+    expected = util.read_image(path)
+    bgr = cv2.imdecode(np.frombuffer(sound, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(expected, bgr[..., ::-1])
+    quantization = sound.index(b"\xff\xdb")
+    jfif = sound.index(b"JFIF\0") + 5
+    odd = {
+        "trailer": sound + b"Image_UTC_Data" + bytes(range(256)),
+        "second picture, as in MPF": sound + sound,
+        "bytes before a segment": sound[:quantization] + bytes(7) + sound[quantization:],
+        "fill bytes before a segment": sound[:quantization] + b"\xff" * 5 + sound[quantization:],
+        "fill bytes before the end": sound[:-2] + b"\xff" * 50 + sound[-2:],
+        "zeros before the end": sound[:-2] + bytes(5000) + sound[-2:] + b"trailer",
+        "some bytes before the end": sound[:-2] + b"\x12\x34\x56\x78\x9a" + sound[-2:],
+        "both": sound[:quantization] + bytes(7) + sound[quantization:-2] + bytes(5000) + sound[-2:],
+        "JFIF 3.0": sound[:jfif] + b"\x03" + sound[jfif + 1 :],
+        "comment": sound[:2] + b"\xff\xfe\0\x07hello" + sound[2:],
+    }
+    for name, data in odd.items():
+        path.write_bytes(data)
+        np.testing.assert_array_equal(util.read_image(path), expected, err_msg=name)
+    path.write_bytes(sound[:-2] + b"\x12\x34" * 50 + sound[-2:])
+    assert re.search(r"9\d extraneous bytes before marker 0xd9", fault(util.read_image, path))
+
+
+def test_jpeg_whose_end_is_missing_is_truncated(tmp_path):
+    path = tmp_path / "a.jpg"
+    for data in jpeg_files().values():
+        path.write_bytes(data[:-2])
+        assert "Premature end of JPEG file" in fault(util.read_image, path)
+
+
+# Sizes
+
+
+def claims(width, height):
+    """Files of some hundred bytes whose headers say a size."""
+    size = struct.pack(">II", width, height)
+    tiny = picture(64, 80)
+    jp2 = bytearray(encode(".jp2", tiny))
+    at = jp2.index(b"ihdr") + 4
+    jp2[at : at + 8] = struct.pack(">II", height, width)  # the other way round
+    at = jp2.index(b"\xff\x4f\xff\x51") + 8
+    jp2[at : at + 8] = size
+    bmp = bytearray(encode(".bmp", tiny))
+    bmp[18:26] = struct.pack("<ii", width, height)
+    tiff = bytearray(pillow_bytes(tiny, "TIFF"))
+    for tag, value in ((256, width), (257, height)):
+        at = tiff.index(struct.pack("<HHI", tag, 4, 1))
+        tiff[at + 8 : at + 12] = struct.pack("<I", value)
+    files = {
+        "a.png": png(width, height, 8, 0, b""),
+        "a.jp2": bytes(jp2),
+        "a.bmp": bytes(bmp),
+        "a.tif": bytes(tiff),
+        "a.pgm": b"P5\n%d %d\n255\n" % (width, height) + bytes(100),
+    }
+    if max(width, height) <= 65535:
+        jpeg = bytearray(encode(".jpg", tiny))
+        at = jpeg.index(b"\xff\xc0") + 5
+        jpeg[at : at + 4] = struct.pack(">HH", height, width)
+        gif = bytearray(pillow_bytes(tiny, "GIF"))
+        gif[6:10] = struct.pack("<HH", width, height)
+        files.update({"a.jpg": bytes(jpeg), "a.gif": bytes(gif)})
+    return files
+
+
+def test_pictures_that_are_too_large(tmp_path):
+    for name, data in claims(40_000, 30_000).items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        assert fault(util.read_image, path) == (
+            f"{path}: expected an image of at most 1073741824 pixels, found 40000 x 30000 = 1200000000; scale it down"
+        )
+
+
+def test_small_files_that_claim_to_be_large(tmp_path):
+    """Nothing takes memory for 900 million pixels."""
+    code = (
+        "import pathlib, re, sys; from src import util; from src.common import errors\n"
+        "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
+        "    try: util.read_image(path)\n"
+        "    except errors.DataError as error: print(error)\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1])\n"
+    )
+    for name, data in claims(30_000, 30_000).items():
+        (tmp_path / name).write_bytes(data)
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    *lines, kilobytes = result.stdout.splitlines()
+    assert len(lines) == 7
+    assert all("truncated or damaged" in line and "30000 x 30000 pixels" in line for line in lines)
+    assert int(kilobytes) < 200_000
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "found a file of the kind HEIC, which nothing here reads; convert it"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "found a video, which nothing here reads; take frames from it"),
+        (b"%PDF-1.7\n", "found a file of the kind PDF, which"),
+        (b'<?xml version="1.0"?>\n<svg width="1">', "found a file of the kind SVG, which"),
+        (b"<html>", "found 6 bytes: truncated, damaged or of no known format"),
+    ],
+)
+def test_what_nothing_here_reads_is_named(tmp_path, data, words):
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert words in fault(util.read_image, tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
@@ -106,7 +391,7 @@ def test_read_image_keeps_the_upper_byte_of_16_bits(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "PNG, at the end", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "PNG, at the end", "WEBP", "TIFF", "AVIF"])
 def test_orientation_is_applied_to_pictures_only(tmp_path, kind, orientation):
     rgb = picture()
     path = tmp_path / "turned"
@@ -116,7 +401,7 @@ def test_orientation_is_applied_to_pictures_only(tmp_path, kind, orientation):
         expected = np.asarray(ImageOps.exif_transpose(opened))
     np.testing.assert_array_equal(util.read_image(path), expected)
     stored = util.read_image(path, exif_rotation=False)
-    assert np.abs(stored.astype(int) - rgb).mean() <= (4 if kind == "JPEG" else 0)
+    assert np.abs(stored.astype(int) - rgb).mean() <= (4 if kind in ("JPEG", "AVIF") else 0)
 
     grey = np.repeat(rgb[..., :1], 3, axis=2)
     path.write_bytes(with_orientation(grey, kind.split(",")[0], orientation))
@@ -205,7 +490,7 @@ def test_read_image_refuses_every_truncation(tmp_path):
         util.read_image(path)
         for length in [*range(0, len(data), max(1, len(data) // 60)), *range(len(data) - 13, len(data))]:
             path.write_bytes(data[:length])
-            assert "truncated, damaged" in fault(util.read_image, path)
+            assert re.search("truncated(,| or) damaged", fault(util.read_image, path))
 
 
 def test_read_image_refuses_a_png_file_with_any_byte_changed(tmp_path):
@@ -215,7 +500,7 @@ def test_read_image_refuses_a_png_file_with_any_byte_changed(tmp_path):
         data = bytearray(sound)
         data[position] ^= 1
         path.write_bytes(data)
-        assert "truncated, damaged" in fault(util.read_image, path)
+        assert re.search("truncated(,| or) damaged", fault(util.read_image, path))
 
 
 def test_read_image_refuses_other_faults(tmp_path):
@@ -226,28 +511,24 @@ def test_read_image_refuses_other_faults(tmp_path):
     assert "expected an image" in fault(util.read_image, path)
     path.write_bytes(cv2.imencode(".tiff", np.ones((4, 4, 3), np.float32))[1].tobytes())
     assert "found float32" in fault(util.read_image, path)
-    too_many = struct.pack(">IIBBBBB", 1 << 16, 1 << 15, 8, 0, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", too_many) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
-    )
-    assert "expected an image of at most 1073741824 pixels, found more" in fault(util.read_image, path)
-    jpeg2000 = bytearray(encode(".jp2", picture(64, 80)))
-    at = jpeg2000.index(b"ihdr") + 4
-    jpeg2000[at : at + 8] = struct.pack(">II", 1 << 16, 1 << 15)
-    at = jpeg2000.index(b"\xff\x4f\xff\x51") + 8
-    jpeg2000[at : at + 8] = struct.pack(">II", 1 << 16, 1 << 15)
-    path.write_bytes(jpeg2000)
-    assert "expected an image of at most 1073741824 pixels, found more" in fault(util.read_image, path)
 
 
-def test_truncated_files_leave_stderr_to_libpng(tmp_path):
-    """OpenCV cannot turn off the messages of libpng; nothing else is printed. A cut BMP file and then a cut JPEG 2000
-    file ended the process, once.
-    """
-    suffixes = (".png", ".jpg", ".bmp", ".jp2", ".tiff", ".webp", ".ppm")
+def test_decoders_leave_stderr_alone(tmp_path):
+    """A fault is one line of ours. A cut BMP file and then a cut JPEG 2000 file ended the process, once."""
+    suffixes = (".png", ".jpg", ".bmp", ".jp2", ".tiff", ".webp", ".ppm", ".ras")
     for suffix in suffixes:
         data = encode(suffix, picture(64, 80))
         (tmp_path / f"half{suffix}").write_bytes(data[: len(data) // 2])
+    (tmp_path / "hole.jpg").write_bytes(jpeg_files()["plain"][:1200] + bytes(400) + jpeg_files()["plain"][1600:])
+    deep = np.zeros((4, 5, 3), np.uint16)
+    sound = cv2.imencode(".png", deep)[1].tobytes()
+    rows = sound[sound.index(b"IDAT") - 4 : -12]
+    for name, pixels in (
+        ("filter", zlib.compress(b"\7" * 124)),
+        ("short", zlib.compress(bytes(50))),
+        ("junk", b"junk"),
+    ):
+        (tmp_path / f"deep_{name}.png").write_bytes(sound.replace(rows, png_chunk(b"IDAT", pixels)))
     code = (
         "import pathlib, sys; from src import util; from src.common import errors\n"
         "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
@@ -257,8 +538,21 @@ def test_truncated_files_leave_stderr_to_libpng(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
-    assert all(line.startswith("libpng ") for line in result.stderr.splitlines()), result.stderr
-    assert len(result.stdout.splitlines()) == len(suffixes)
+    assert result.stderr == ""
+    assert len(result.stdout.splitlines()) == len(suffixes) + 4
+
+
+def test_a_profile_that_libpng_warns_of_is_left_out(tmp_path, capfd):
+    profile = png_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(bytes(200)))
+    text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000)))  # Pillow would refuse so long a one
+    damaged = png_chunk(b"tEXt", b"Comment\0a")[:-1] + b"x"
+    for dtype in (np.uint8, np.uint16):
+        bgr = (picture()[..., ::-1].astype(dtype)) * (257 if dtype == np.uint16 else 1)
+        sound = cv2.imencode(".png", bgr)[1].tobytes()
+        path = tmp_path / "a.png"
+        path.write_bytes(sound[:33] + profile + text + damaged + sound[33:])
+        np.testing.assert_array_equal(util.read_image(path), picture())
+    assert capfd.readouterr().err == ""
 
 
 def test_cut_files_one_after_the_other(cases):

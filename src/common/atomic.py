@@ -1,5 +1,6 @@
 """Writing files so that a reader, or a killed run, sees the old file or the new one and never half of one."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Union
 
 _MARK = ".tmp"
+_MOST_NAME_BYTES = 255  # of nearly all file systems
 
 
 @contextmanager
@@ -15,7 +17,8 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; it takes the place of ``path`` when the block ends without error.
 
     The temporary name keeps the suffix, since many writers choose the format by it, and starts with a dot, so that
-    globs do not see it. The folder is made if need be.
+    globs do not see it. Where it would be too long for the file system, a hash takes the place of the name. The folder
+    is made if need be.
 
     Args:
         path: The file to write or replace.
@@ -25,7 +28,7 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{_MARK}{path.suffix}")
+    temporary = _temporary_path(path)
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -33,6 +36,15 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary_path(path: Path) -> Path:
+    mark = f".{os.getpid()}{_MARK}"
+    name = f".{path.stem}{mark}{path.suffix}"
+    if len(os.fsencode(name)) > _MOST_NAME_BYTES:
+        suffix = path.suffix if len(os.fsencode(path.suffix)) < 100 else ""
+        name = f".{hashlib.sha1(os.fsencode(path.name)).hexdigest()}{mark}{suffix}"
+    return path.with_name(name)
 
 
 def remove_leftovers(folder: Union[str, Path]) -> None:

@@ -7,6 +7,7 @@ its input was bad and had to be left out), 130 or 143 stopped by SIGINT or SIGTE
 import io
 import os
 import sys
+import unicodedata
 from typing import Callable, NoReturn, Optional
 
 from src.common.stop import StopRequest, raise_on_signals
@@ -32,6 +33,22 @@ class CheckpointError(MidasError):
     """Weights that cannot be read or do not fit the network."""
 
 
+def one_line(text: object) -> str:
+    """Escapes what would break a line or steer a terminal: control characters and bytes that are no text."""
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else char.encode("unicode_escape").decode()
+        for char in str(text)
+    )
+
+
+def _report(error: Exception) -> str:
+    """The text of an error. Only what lists many faults has more than one line: those after the first are indented."""
+    return _INDENTED.join(map(one_line, str(error).split(_INDENTED)))
+
+
+_INDENTED = "\n  "
+
+
 def run_script(main: Callable[[], Optional[int]]) -> None:
     """Runs ``main`` and ends the process: anticipated faults become one line on stderr, others keep a traceback.
 
@@ -47,20 +64,21 @@ def run_script(main: Callable[[], Optional[int]]) -> None:
     try:
         status = main()
     except MidasError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_report(error)}", file=sys.stderr)
         status = error.exit_status
     except OSError as error:  # a full disk, a folder that may not be written: the file says it all
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        text = f"{error.filename or 'input or output'}: {error.strerror or error}"
+        print(f"error: {one_line(text)}", file=sys.stderr)
         status = MidasError.exit_status
     except StopRequest as request:
-        print(f"stopped on request{': ' if str(request) else ''}{request}", file=sys.stderr)
+        print(f"stopped on request{': ' if str(request) else ''}{one_line(request)}", file=sys.stderr)
         status = request.exit_status
     sys.exit(status)
 
 
 def end_at_once(error: Exception) -> NoReturn:
     """Reports a fault and ends the process, from any thread, whatever the others do; nothing is taken down in order."""
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {_report(error)}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(MidasError.exit_status)

@@ -6,6 +6,8 @@ from typing import Optional, TextIO
 
 from tqdm import tqdm
 
+from src.common.errors import one_line
+
 
 def format_seconds(seconds: float) -> str:
     """Formats a duration in seconds as ``m:ss`` or ``h:mm:ss``."""
@@ -61,7 +63,8 @@ class Progress:
             self.write(f"{self.title}: {self.done}/{self.total} {self.unit}, {rate:.2f} {self.unit}/s, {left} left")
 
     def write(self, line: str) -> None:
-        """Prints a line without breaking the bar."""
+        """Prints a line without breaking the bar; what would break the line is escaped."""
+        line = one_line(line)
         if self._bar is not None:
             self._bar.write(line, file=self.stream)
         else:

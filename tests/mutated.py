@@ -1,0 +1,205 @@
+"""Damaged variants of files, and readers that must not mind them.
+
+``python tests/mutated.py COUNT [KIND ...]`` feeds COUNT variants of every kind of file to its readers.
+``tests/test_mutated_images.py`` does so with few.
+"""
+
+import io
+import re
+import struct
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src import util
+from src.common.errors import DataError
+
+_EXTREMES = [
+    b"\0" * 4,
+    b"\xff" * 4,
+    b"\x7f\xff\xff\xff",
+    b"\x80\0\0\0",
+    b"\xff\xff\xff\x7f",
+    b"\0\0\0\x80",
+    b"\xff\xff",
+]
+
+
+def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Yields ``count`` damaged variants of a file, the same ones for the same seed.
+
+    Each has one to four of these faults, half of them in the first 200 bytes, where headers are: changed bits and
+    bytes; a cut; inserted bytes; a slice twice, missing, or zero; an integer that is the largest or smallest there is.
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        variant = bytearray(data)
+        for _ in range(rng.integers(1, 5)):
+            at = int(rng.integers(min(len(variant), 200) if rng.random() < 0.5 else len(variant))) if variant else 0
+            length = int(rng.integers(1, 1 + max(1, len(variant) // 8)))
+            kind = rng.integers(9)
+            if kind <= 1 and variant:
+                variant[at] ^= 1 << int(rng.integers(8))
+            elif kind == 2 and variant:
+                variant[at] = int(rng.integers(256))
+            elif kind == 3:
+                extreme = _EXTREMES[rng.integers(len(_EXTREMES))]
+                variant[at : at + len(extreme)] = extreme
+            elif kind == 4:
+                variant[at:at] = rng.bytes(min(length, 64))
+            elif kind == 5:
+                variant[at:at] = variant[at : at + length]
+            elif kind == 6:
+                variant[at : at + length] = bytes(len(variant[at : at + length]))
+            elif kind == 7:
+                del variant[at : at + min(length, 64)]
+            else:
+                del variant[max(at, 1) :]
+        yield bytes(variant)
+
+
+def png_with_right_checksums(png: bytes) -> bytes:
+    """Repairs the checksums of a damaged PNG file, so that a decoder comes to see the damage."""
+    repaired, at = bytearray(png), 8
+    while at + 12 <= len(png):
+        length = struct.unpack_from(">I", png, at)[0]
+        end = at + 8 + length
+        if end + 4 > len(png):
+            break
+        repaired[end : end + 4] = struct.pack(">I", zlib.crc32(png[at + 4 : end]))
+        at = end + 4
+    return bytes(repaired)
+
+
+def _picture() -> np.ndarray:
+    """A smooth RGBA picture with some noise, 40 x 32."""
+    rng = np.random.default_rng(0)
+    smooth = cv2.resize(rng.integers(0, 256, (3, 4, 4), np.uint8), (40, 32), interpolation=cv2.INTER_LINEAR)
+    return np.clip(smooth.astype(int) + rng.integers(-9, 10, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def _pillow(mode: str, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"exif": exif, **options} if kind in ("JPEG", "PNG", "WEBP", "AVIF") else options
+    Image.fromarray(_picture()).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+def _opencv(suffix: str, array: np.ndarray, *flags: int) -> bytes:
+    return cv2.imencode(suffix, array, list(flags))[1].tobytes()
+
+
+def _npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _animation(kind: str) -> bytes:
+    file = io.BytesIO()
+    frames = [Image.fromarray(np.roll(_picture(), 5 * shift, axis=1)) for shift in range(3)]
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+def sound_files() -> dict[str, list[bytes]]:
+    """Files of every kind that is read, in several variants each."""
+    rgba = _picture()
+    grey = rgba[..., 0].copy()
+    wide = rgba.astype(np.uint16) * 257
+    real = rgba[..., 0].astype(np.float32) / 7
+    return {
+        "JPEG": [
+            _pillow("RGB", "JPEG"),
+            _pillow("L", "JPEG"),
+            _pillow("CMYK", "JPEG"),
+            _pillow("RGB", "JPEG", progressive=True),
+            _pillow("RGB", "JPEG", restart_marker_rows=1),
+        ],
+        "PNG": [*(_pillow(mode, "PNG") for mode in ("RGB", "RGBA", "P", "LA", "1")), _opencv(".png", wide)],
+        "BMP": [_pillow("RGB", "BMP"), _pillow("P", "BMP"), _pillow("1", "BMP"), _opencv(".bmp", rgba)],
+        "TIFF": [
+            *(_pillow("RGBA", "TIFF", compression=name) for name in (None, "tiff_lzw", "tiff_adobe_deflate")),
+            _pillow("RGB", "TIFF", compression="jpeg"),
+            _pillow("1", "TIFF", compression="group4"),
+            _opencv(".tiff", wide),
+            _opencv(".tiff", real),
+        ],
+        "WebP": [_pillow("RGB", "WEBP"), _pillow("RGBA", "WEBP", lossless=True), _animation("WEBP")],
+        "JPEG 2000": [_pillow("RGB", "JPEG2000"), _pillow("RGBA", "JPEG2000", no_jp2=True)],
+        "GIF": [_pillow("P", "GIF"), _animation("GIF")],
+        "AVIF": [_pillow("RGB", "AVIF", speed=10), _pillow("RGBA", "AVIF", speed=10)],
+        "PNM": [
+            *(_opencv(".pnm", array) for array in (rgba[..., :3], grey, wide[..., 0].copy())),
+            _pillow("1", "PPM"),
+            b"P2\n4 3\n1000\n" + b" ".join(b"%d" % value for value in range(12)) + b"\n",
+        ],
+        "PAM": [_opencv(".pam", rgba[..., :3])],
+        "Radiance HDR": [_opencv(".hdr", rgba[..., :3].astype(np.float32) / 255)],
+        "Sun raster": [_opencv(".ras", rgba[..., :3])],
+        "NumPy": [_npy(real), _npy(grey), _npy(np.asfortranarray(wide[..., 0]))],
+        "PFM": [b"Pf\n40 32\n-1.0\n" + real.tobytes(), b"PF\n8 5\n1.0\n" + real.tobytes()[:480]],
+        "dpt": [b"PIEH" + struct.pack("<II", 40, 32) + real.tobytes()],
+    }
+
+
+READERS = {"NumPy": (util.read_truth,), "PFM": (util.read_truth, util.read_pfm), "dpt": (util.read_dpt,)}
+
+
+def feed(kind: str, count: int, path: Path) -> tuple[int, int, float]:
+    """Feeds ``count`` damaged variants of one kind of file to its readers; the file at hand is at ``path``.
+
+    Returns:
+        How many were read, how many refused, and the most seconds that one took.
+    """
+    read = refused = 0
+    slowest = 0.0
+    sound = sound_files()[kind]
+    for number, data in enumerate(sound):
+        variants = mutations(data, count // len(sound) + (number < count % len(sound)), seed=number)
+        for index, variant in enumerate(variants):
+            is_repaired = kind == "PNG" and index % 2
+            path.write_bytes(png_with_right_checksums(variant) if is_repaired else variant)
+            start = time.perf_counter()
+            for reader in READERS.get(kind, (util.read_image, util.read_truth, util.read_orientation)):
+                try:
+                    reader(path)
+                    read += 1
+                except DataError as error:
+                    refused += 1
+                    if not str(error).startswith(f"{path}: ") or len(str(error).splitlines()) != 1:
+                        raise AssertionError(f"a message that is not one line with the file: {error!r}") from error
+            slowest = max(slowest, time.perf_counter() - start)
+    return read, refused, slowest
+
+
+def _peak_mb() -> int:
+    """The most memory that this process has used so far, in MB."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+
+def main(count: int, kinds: list[str]) -> None:
+    """Prints a line for each kind. If the process dies, the last file is the one that it died of."""
+    folder = Path(tempfile.mkdtemp(prefix="mutated."))
+    for kind in kinds or sound_files():
+        path = folder / kind.replace(" ", "_")
+        print(f"{kind}: {path}", flush=True)
+        read, refused, slowest = feed(kind, count, path)
+        print(f"{kind}: {read} read, {refused} refused, at most {slowest:.2f} s, {_peak_mb()} MB", flush=True)
+        path.unlink()
+    folder.rmdir()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])
