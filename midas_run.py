@@ -9,7 +9,7 @@ NAME_color.png is the same in colours.
 import sys
 import time
 from pathlib import Path
-from typing import Union
+from typing import Optional, Union
 
 import numpy as np
 
@@ -19,11 +19,12 @@ from src.common.device import setup_device
 from src.common.errors import DataError, run_script
 from src.common.progress import Progress
 from src.common.stop import stop_between_items
-from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config
+from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config, settle
 from src.inference.images import find_images, name_outputs, write_results
 from src.inference.predictor import load_predictor
 from src.util import read_image
 from src.utils.transforms import resize_prediction
+from src.weights.checkpoint import Weights, open_weights
 
 KEYS = (
     "device_target", "device_id", "seed", "enable_compile_cache", *NETWORK_KEYS, *PREDICTION_KEYS, "input_path",
@@ -31,7 +32,7 @@ KEYS = (
 )  # fmt: skip
 
 
-def predict_all(config: Config, images: list[Path]) -> tuple[int, list[str]]:
+def predict_all(config: Config, images: list[Path], weights: Optional[Weights]) -> tuple[int, list[str]]:
     """Writes the results of all images; bad ones are reported and left out.
 
     Returns:
@@ -41,7 +42,7 @@ def predict_all(config: Config, images: list[Path]) -> tuple[int, list[str]]:
         StopRequest: There was a signal before the last image. The maps of the images so far are complete.
     """
     names = name_outputs(images, Path(config.output_path), config.colormap)
-    predictor = load_predictor(config.model_weights, "model_weights", config.network, **config.prediction)
+    predictor = load_predictor(weights, "model_weights", config.network, **config.prediction)
 
     def load(path: Path) -> Union[DataError, tuple]:
         try:
@@ -89,11 +90,14 @@ def main() -> int:
     start = time.perf_counter()
     images = find_images(config.input_path)
     device = setup_device(config.device_target, config.device_id, config.seed)
+    weights = open_weights(config.model_weights, "model_weights", whole=True)
+    if weights:
+        config = settle(config, weights.settings(config.network), weights.path)
     enable_compile_cache(
         config.enable_compile_cache, ("predict", device.target, config.network), config.eval_shapes == "static"
     )
     print(f"{len(images)} images, device {device.target}")
-    written, faults = predict_all(config, images)
+    written, faults = predict_all(config, images, weights)
     print(f"{written} inverse depth maps in {config.output_path} ({time.perf_counter() - start:.1f} s)")
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)

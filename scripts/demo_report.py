@@ -20,6 +20,7 @@ from src.evaluation.evaluator import Sample, score_prediction
 from src.inference.predictor import Predictor, load_predictor
 from src.training.loss_log import read_loss_csv
 from src.utils.transforms import resize_prediction
+from src.weights.checkpoint import open_weights
 
 COLUMNS = ("image", "ground truth", "before training", "after training", "error after training")
 ERROR_RANGE = 0.5  # relative depth error that gets the brightest colour
@@ -93,8 +94,10 @@ def main() -> None:
     """Runs the script: ``ckpt_path`` is the trained network, ``output_path`` the folder of the demo."""
     config = load_config(__doc__)
     setup_device(config.device_target, config.device_id, config.seed)
-    weights = ("", config.ckpt_path)  # before and after training
-    predictors = [load_predictor(path, "ckpt_path", config.network, **config.prediction) for path in weights]
+    trained = open_weights(config.ckpt_path, "ckpt_path", whole=True)
+    predictors = [  # before and after training
+        load_predictor(weights, "ckpt_path", config.network, **config.prediction) for weights in (None, trained)
+    ]
     demo = Path(config.output_path)
     draw_overview(config, predictors, demo / "overview.png")
     print_report(demo, config.ckpt_path)
