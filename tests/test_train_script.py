@@ -132,7 +132,7 @@ def test_numbers_that_are_not_finite(repo, train_data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model_weights", "gone.ckpt"], "model_weights: expected a checkpoint file, found none at"),
+        (["--model_weights", "gone.ckpt"], "model_weights: expected a checkpoint file or a run folder, found none at"),
         (["--train_data_dir", "gone"], "train_data_dir: expected a folder, found nothing at"),
         (["--mixdata", "gone.json"], "mixdata: expected a file"),
         (["--keep_aspect_ratio", "True"], "keep_aspect_ratio: expected False"),

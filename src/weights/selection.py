@@ -64,6 +64,22 @@ def select_network(shapes: Mapping[str, families.Shape], read: Callable[[str], n
     Raises:
         CheckpointError: There is none of a known family, or there are several.
     """
+    renamed = {_as_saved_alone(name): name for name in shapes}
+    selection = _select({name: shapes[full] for name, full in renamed.items()}, lambda name: read(renamed[name]))
+    return Selection(
+        {name: renamed[found] for name, found in selection.names.items()},
+        [renamed[name] for name in selection.ignored],
+        selection.remark,
+    )
+
+
+def _as_saved_alone(name: str) -> str:
+    """Undoes what MindSpore does to the names of our network when it becomes a part of another cell."""
+    name = re.sub(r"(^|\.)encoder\.(conv|bn|layer[1-4])\.", r"\1backbone_\2.", name)
+    return re.sub(r"(^|\.)decoder\.(\w+_scratch\.)", r"\1\2", name)
+
+
+def _select(shapes: Mapping[str, families.Shape], read: Callable[[str], np.ndarray]) -> Selection:
     groups: dict[str, dict[str, str]] = {}  # prefix -> name without it -> name in the file
     for name in shapes:
         match = _NAME.fullmatch(name)
@@ -89,10 +105,10 @@ def select_network(shapes: Mapping[str, families.Shape], read: Callable[[str], n
     if not taken:
         prefixes = roles["named"]
         if len(prefixes) > 1:
-            raise CheckpointError(f"expected one network, found several, under {_listed(prefixes)}; keep one of them")
+            raise CheckpointError(f"expected one network, found several, {_listed(prefixes)}; keep one of them")
         if not prefixes:
             raise families.no_family(list(shapes))
-        taken, remark = groups[prefixes[0]], f"found under {_listed(prefixes)}"
+        taken, remark = groups[prefixes[0]], f"found {_listed(prefixes)}"
     names = {name: full for name, full in taken.items() if not families.is_ignored(name)}
     if not names:
         raise families.no_family(list(shapes))
