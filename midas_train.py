@@ -207,7 +207,7 @@ def build_step(
     start = Position()
     if resume_path:
         start = restore(step, resume_path, course)
-        said = [f"resume: {resume_path}, after epoch {start.epoch} step {start.step}"]
+        said[0] = f"resume: {resume_path}, after epoch {start.epoch} step {start.step}"
     print(*said, sep="\n")
     return step, start
 

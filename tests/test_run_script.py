@@ -81,7 +81,9 @@ def test_missing_weights(repo, tmp_path):
     write_images(tmp_path / "images")
     result = run(repo, tmp_path / "gone.ckpt", "--input_path", tmp_path / "images", "--output_path", tmp_path / "out")
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith("error: model_weights: expected a checkpoint file or a run folder, found none at")
+    assert result.stderr.splitlines()[-1].startswith(
+        "error: model_weights: expected a checkpoint file or a run folder, found none at"
+    )
 
 
 def test_find_images(tmp_path):
