@@ -75,7 +75,7 @@ def draw_overview(config: Config, predictors: list[Predictor], path: Path) -> No
     figure.savefig(path, dpi=70)
 
 
-def print_report(demo: Path, checkpoint: str) -> None:
+def print_report(demo: Path, checkpoint: Path) -> None:
     """Prints the metrics before and after training side by side, the fall of the loss, and the places."""
     before, after = (json.loads((demo / when / "val.json").read_text()) for when in ("before", "after"))
     print(f"\n{'sample set':12}{'before training':>18}{'after training':>18}   (less is better)")
@@ -100,7 +100,7 @@ def main() -> None:
     ]
     demo = Path(config.output_path)
     draw_overview(config, predictors, demo / "overview.png")
-    print_report(demo, config.ckpt_path)
+    print_report(demo, trained.path)
 
 
 if __name__ == "__main__":

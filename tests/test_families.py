@@ -414,6 +414,7 @@ def test_convert_official(tmp_path, monkeypatch, model, ours, capsys):
     pth2ckpt.main(["midas_v21.pt"])
     assert_same(read_weights("ckpt/midas_v21.ckpt").parameters, ours)
     assert "whole network" in capsys.readouterr().out
+    assert read_weights("ckpt/midas_v21.ckpt").network_ops == "midas"
 
 
 def test_convert_suite_2021(tmp_path, monkeypatch, ours, capsys):
@@ -422,8 +423,48 @@ def test_convert_suite_2021(tmp_path, monkeypatch, ours, capsys):
     pth2ckpt.main(["suite.ckpt", "other/repacked.ckpt"])
     assert "read:    suite.ckpt: 2021 suite .ckpt, whole network\n" in capsys.readouterr().out
     weights = read_weights("other/repacked.ckpt")
-    assert weights.family == OURS
+    assert (weights.family, weights.network_ops) == (OURS, "modelzoo")  # which its names do not tell any more
     assert_same(weights.parameters, ours)
+
+
+def test_convert_a_run_folder(tmp_path, monkeypatch, ours, capsys):
+    monkeypatch.chdir(tmp_path)
+    course = {"network_ops": "modelzoo", "nm_img_mean": [0.1, 0.2, 0.3]}
+    save_checkpoint("run/Midas_0-2_1.ckpt", ours, {"epoch": 2, "step": 1, "course": course})
+    save_checkpoint("run/Midas_0-1_1.ckpt", ours, {"epoch": 1, "step": 1, "course": course})
+    pth2ckpt.main(["run", "out.ckpt"])
+    assert "read:    run/Midas_0-2_1.ckpt: " in capsys.readouterr().out
+    weights = read_weights("out.ckpt")
+    assert weights.extra == {"course": course}  # no place in a run, for there is no optimizer state
+    assert_same(weights.parameters, ours)
+
+
+def test_convert_does_not_overwrite(tmp_path, monkeypatch, ours, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint("a.ckpt", ours)
+    (tmp_path / "b.ckpt").write_text("mine")
+    with pytest.raises(UsageError, match=r"^b\.ckpt: exists; --overwrite replaces it, or give another output name$"):
+        pth2ckpt.main(["a.ckpt", "b.ckpt"])
+    assert (tmp_path / "b.ckpt").read_text() == "mine"
+    pth2ckpt.main(["a.ckpt", "b.ckpt", "--overwrite"])
+    assert_same(read_weights("b.ckpt").parameters, ours)
+
+
+def test_convert_what_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "midas_v21_384.pth").write_text("")
+    with pytest.raises(UsageError, match=r"^IN: expected a checkpoint .*; did you mean midas_v21_384\.pth\? the auth"):
+        pth2ckpt.main(["midas_v21_384.pt"])
+
+
+def test_convert_says_which_weights_it_took(tmp_path, monkeypatch, model, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(
+        {"model": model.state_dict(), "ema": {name: tensor + 1 for name, tensor in model.state_dict().items()}}, "a.pt"
+    )
+    pth2ckpt.main(["a.pt"])
+    expected = "choice:  took the averaged weights, under ema., left the plain ones, under model.\n"
+    assert expected in capsys.readouterr().out
 
 
 def test_convert_wrong_usage(tmp_path, monkeypatch, ours):

@@ -90,9 +90,9 @@ def _similar_files(path: Path) -> list[Path]:
     beside = _weights_in(path.parent)
     same = [file for file in beside if file.stem.lower() == path.stem.lower() or file.name.startswith(f"{path.name}.")]
     # A download that has not been converted lies where it was downloaded to, and not in ckpt.
-    for folder in dict.fromkeys((path.parent.parent, Path.cwd(), Path.cwd() / "ckpt")):
-        if folder != path.parent:
-            same += [file for file in _weights_in(folder) if file.stem.lower() == path.stem.lower()]
+    places = (path.parent.parent, Path.cwd(), Path.cwd() / "ckpt")
+    for folder in {folder.resolve(): folder for folder in places if folder.resolve() != path.parent.resolve()}.values():
+        same += [file for file in _weights_in(folder) if file.stem.lower() == path.stem.lower()]
     if same:
         return same
     names = difflib.get_close_matches(path.name, [file.name for file in beside], n=1, cutoff=0.75)
