@@ -8,6 +8,7 @@ earlier ones under numbers (``val.1.json`` ...). ``--resume True`` resumes an in
 
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from src.common.compile_cache import enable_compile_cache
@@ -16,7 +17,7 @@ from src.common.errors import DataError, UsageError, run_script
 from src.common.names import DATA_SETS
 from src.common.progress import Progress
 from src.common.stop import Requests, stop_between_items
-from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config
+from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config, settle
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.base import DatasetMissing, EvalDataset
 from src.evaluation.evaluator import Fault, SetResult, evaluate, summarise
@@ -24,6 +25,7 @@ from src.evaluation.report import damaged, faults, remarks, warnings_of
 from src.evaluation.results import ResultFiles, content_hash
 from src.evaluation.table import format_table
 from src.inference.predictor import Predictor, load_predictor
+from src.weights.checkpoint import open_weights
 
 # What the figures depend on: a resumed evaluation must have the same.
 FIGURE_KEYS = (*NETWORK_KEYS, *(key for key in PREDICTION_KEYS if key != "resize_method"), "eval_protocol")
@@ -130,11 +132,14 @@ def main() -> int:
     start = time.perf_counter()
     datasets, left_out = open_datasets(config)
     device = setup_device(config.device_target, config.device_id, config.seed)
+    weights = open_weights(config.ckpt_path, "ckpt_path", whole=True)
+    if weights:
+        config = replace(settle(config, weights.settings(config.network), weights.path), ckpt_path=str(weights.path))
     enable_compile_cache(
         config.enable_compile_cache, ("predict", device.target, config.network), config.eval_shapes == "static"
     )
     print(f"device {device.target}, eval_protocol {config.eval_protocol}")
-    predictor = load_predictor(config.ckpt_path, "ckpt_path", config.network, **config.prediction)
+    predictor = load_predictor(weights, "ckpt_path", config.network, **config.prediction)
     results = []
     settings = settings_of(config, device.target)
     with (

@@ -17,7 +17,16 @@ import numpy as np
 from src.common.compile_cache import enable_compile_cache
 from src.common.device import Device, setup_device
 from src.common.errors import UsageError, run_script
-from src.config import NETWORK_KEYS, NORMALISATION_KEYS, Config, dump_config, load_config, require_file, require_folder
+from src.config import (
+    NETWORK_KEYS,
+    NORMALISATION_KEYS,
+    Config,
+    dump_config,
+    load_config,
+    require_file,
+    require_folder,
+    settle,
+)
 from src.training.group import Group
 from src.training.loss_log import LOSS_CSV
 from src.training.run_folder import CONFIG_FILE, RunFolder
@@ -33,9 +42,11 @@ from src.utils.mixdata import (
     warnings_of,
 )
 from src.utils.order import SampleOrder
+from src.weights.locate import find_checkpoint
 
 if TYPE_CHECKING:
     from src.training.step import TrainStep
+    from src.weights.checkpoint import Weights
 
 # What decides the course of a run: a resumed run cannot change it. Of the data, the list of files counts, wherever they
 # are; with lr_decay, epoch_size counts too, since the learning rates depend on it.
@@ -123,16 +134,29 @@ def find_resume(config: Config) -> Optional[Path]:
     if config.resume is True:
         latest = folder.latest()
         if latest is None:
-            raise UsageError(f"resume: expected Midas_*.ckpt in {folder.path}, found none")
+            raise UsageError(
+                f"resume: expected Midas_*.ckpt in {folder.path} (train_output_path), found none; --resume False starts"
+                " a new run"
+            )
         return latest.path
-    require_file(config, "resume")
-    path = Path(config.resume)
-    if path.parent != folder.path and (folder.latest() or (folder.path / LOSS_CSV).exists()):
+    return find_checkpoint(config.resume, "resume", "True resumes the run in train_output_path, False starts a new one")
+
+
+def run_folder_of(config: Config, checkpoint: Path) -> str:
+    """Returns where a resumed run goes on: ``train_output_path`` if it is given, else where its checkpoint is.
+
+    Raises:
+        UsageError: There are the files of another run.
+    """
+    folder = RunFolder(config.train_output_path)
+    if "train_output_path" not in config.given and (checkpoint.parent / CONFIG_FILE).is_file():
+        folder = RunFolder(checkpoint.parent)
+    if checkpoint.parent != folder.path and (folder.latest() or (folder.path / LOSS_CSV).exists()):
         raise UsageError(
-            f"train_output_path {folder.path}: expected a new folder, or {path.parent}, where the checkpoint is, "
+            f"train_output_path {folder.path}: expected a new folder, or {checkpoint.parent}, where the checkpoint is, "
             "found the files of another run"
         )
-    return path
+    return str(folder.path)
 
 
 def load_settings() -> tuple[Config, Optional[Path]]:
@@ -144,14 +168,17 @@ def load_settings() -> tuple[Config, Optional[Path]]:
     Raises:
         UsageError: As ``load_config``; or the command line would change the course of the run to resume.
     """
-    config = load_config(__doc__, keys=KEYS)
+    config = load_config(__doc__, keys=KEYS, is_complete=False)
     checkpoint = find_resume(config)
-    if checkpoint is None or not (checkpoint.parent / CONFIG_FILE).is_file():
-        return config, checkpoint
+    if checkpoint is None:
+        return load_config(__doc__, keys=KEYS), None
+    train_output_path = run_folder_of(config, checkpoint)
+    if not (checkpoint.parent / CONFIG_FILE).is_file():
+        return load_config(__doc__, keys=KEYS), checkpoint
     settings_file = checkpoint.parent / CONFIG_FILE
     then = load_config("", ["--config_path", str(settings_file)])
     now = load_config(__doc__, keys=KEYS, base=settings_file, fixed=course_keys(then))
-    return replace(now, train_output_path=config.train_output_path), checkpoint
+    return replace(now, train_output_path=train_output_path), checkpoint
 
 
 def describe_course(config: Config, group: Group, source: LoadImagesDepth) -> dict[str, Any]:
@@ -165,24 +192,23 @@ def build_step(
     config: Config,
     world: int,
     rates: tuple[LearningRate, LearningRate],
+    weights: Optional["Weights"],
     resume_path: Optional[Path],
     course: dict[str, Any],
 ) -> tuple["TrainStep", Position]:
     """Builds network and step, gives them the weights to start from and says which; returns where the run starts."""
     from src.loss import create_loss
-    from src.midas_net import MidasNet
     from src.training.step import TrainStep, TwoRateAdam, restore
-    from src.weights.checkpoint import initialise
+    from src.weights.checkpoint import build_network
 
-    net = MidasNet(**config.network)
-    said = initialise(net, "" if resume_path else config.model_weights)
+    net, said = build_network(weights, config.network, "model_weights")
     net.set_train(True)
     step = TrainStep(net, create_loss(config.loss), TwoRateAdam(net, *rates), config.grad_clip_norm, world)
     start = Position()
     if resume_path:
         start = restore(step, resume_path, course)
-        said = f"resume: {resume_path}, after epoch {start.epoch} step {start.step}"
-    print(said)
+        said[0] = f"resume: {resume_path}, after epoch {start.epoch} step {start.step}"
+    print(*said, sep="\n")
     return step, start
 
 
@@ -210,6 +236,11 @@ def loop_settings(config: Config) -> LoopSettings:
 
 def train(config: Config, device: Device, resume_path: Optional[Path] = None) -> "TrainStep":
     """Trains as configured; returns the step, whose network has been trained."""
+    from src.weights.checkpoint import open_weights
+
+    weights = None if resume_path else open_weights(config.model_weights)
+    if weights:
+        config = settle(config, weights.settings(config.network), weights.path)
     group = Group(device.rank, device.world)
     first_device = group.sum(np.array([device.device_id if device.rank == 0 else 0]))[0]
     folder = RunFolder(config.train_output_path, int(first_device))
@@ -219,7 +250,7 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
     rates = learning_rates(config, config.epoch_size * order.steps_per_epoch)
     graph = (config.network, config.batch_size, config.img_height, config.img_width, config.loss, config.grad_clip_norm)
     enable_compile_cache(config.enable_compile_cache, ("train", device.target, device.world, graph, rates))
-    step, start = build_step(config, device.world, rates, resume_path, course)
+    step, start = build_step(config, device.world, rates, weights, resume_path, course)
     group.check_equal("course and start of the run", f"{course} {start}")
     done, total = start.steps_done(order.steps_per_epoch), config.epoch_size * order.steps_per_epoch
     if done >= total:

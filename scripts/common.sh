@@ -110,16 +110,16 @@ install_requirements() {
     fi
 }
 
-# Prints the newest checkpoint of the run folder that the settings (--key value ...) name; nothing if there is none.
-# Fails, with one line, if the settings are wrong.
+# Prints the newest checkpoint of the run folder that the settings of a training (--key value ...) name; nothing if there
+# is none. Fails, with one line, if the settings are wrong.
 latest_checkpoint() {
     "$PYTHON" -c 'import sys
 sys.path.insert(0, sys.argv.pop(1))
+from midas_train import load_settings
 from src.common.errors import run_script
-from src.config import load_config
 from src.training.run_folder import RunFolder
 def main():
-    latest = RunFolder(load_config("").train_output_path).latest()
+    latest = RunFolder(load_settings()[0].train_output_path).latest()
     print(latest.path if latest else "")
 run_script(main)' "$REPOSITORY" "$@"
 }

@@ -20,6 +20,7 @@ from src.evaluation.evaluator import Sample, score_prediction
 from src.inference.predictor import Predictor, load_predictor
 from src.training.loss_log import read_loss_csv
 from src.utils.transforms import resize_prediction
+from src.weights.checkpoint import open_weights
 
 COLUMNS = ("image", "ground truth", "before training", "after training", "error after training")
 ERROR_RANGE = 0.5  # relative depth error that gets the brightest colour
@@ -74,7 +75,7 @@ def draw_overview(config: Config, predictors: list[Predictor], path: Path) -> No
     figure.savefig(path, dpi=70)
 
 
-def print_report(demo: Path, checkpoint: str) -> None:
+def print_report(demo: Path, checkpoint: Path) -> None:
     """Prints the metrics before and after training side by side, the fall of the loss, and the places."""
     before, after = (json.loads((demo / when / "val.json").read_text()) for when in ("before", "after"))
     print(f"\n{'sample set':12}{'before training':>18}{'after training':>18}   (less is better)")
@@ -93,11 +94,13 @@ def main() -> None:
     """Runs the script: ``ckpt_path`` is the trained network, ``output_path`` the folder of the demo."""
     config = load_config(__doc__)
     setup_device(config.device_target, config.device_id, config.seed)
-    weights = ("", config.ckpt_path)  # before and after training
-    predictors = [load_predictor(path, "ckpt_path", config.network, **config.prediction) for path in weights]
+    trained = open_weights(config.ckpt_path, "ckpt_path", whole=True)
+    predictors = [  # before and after training
+        load_predictor(weights, "ckpt_path", config.network, **config.prediction) for weights in (None, trained)
+    ]
     demo = Path(config.output_path)
     draw_overview(config, predictors, demo / "overview.png")
-    print_report(demo, config.ckpt_path)
+    print_report(demo, trained.path)
 
 
 if __name__ == "__main__":

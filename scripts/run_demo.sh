@@ -28,12 +28,11 @@ if compgen -G "$demo/train/*.ckpt" >/dev/null; then
 fi
 "$PYTHON" midas_train.py "${settings[@]}" --resume "$resume" ||
     fail "the training failed, see above; if it cannot be resumed, start afresh: rm -rf $demo"
-checkpoint=$(latest_checkpoint "${settings[@]}")
 
 step "4/5 depth maps of images that were not trained on"
-"$PYTHON" midas_run.py "${settings[@]}" --model_weights "$checkpoint" --output_path "$demo/depth" \
+"$PYTHON" midas_run.py "${settings[@]}" --model_weights "$demo/train" --output_path "$demo/depth" \
     --input_path "$data/TUM/rgbd_dataset_freiburg2_desk_with_person/rgb"
 
 step "5/5 evaluation after training"
-"$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "$checkpoint" --ann_file "$demo/after/val.json"
-"$PYTHON" scripts/demo_report.py "${settings[@]}" --ckpt_path "$checkpoint" --output_path "$demo"
+"$PYTHON" midas_eval.py "${settings[@]}" --ckpt_path "$demo/train" --ann_file "$demo/after/val.json"
+"$PYTHON" scripts/demo_report.py "${settings[@]}" --ckpt_path "$demo/train" --output_path "$demo"

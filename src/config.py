@@ -10,9 +10,9 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn, Optional, Union, get_args, get_origin
 
@@ -104,6 +104,9 @@ class Config:
 
     Paths are absolute; ``model_weights`` and ``ckpt_path`` may be empty. Image sides are in pixels, ``nm_img_mean`` and
     ``nm_img_std`` are red, green and blue on the scale 0..1.
+
+    Attributes:
+        given: No setting: of those that the user gave, where: ``command line`` or ``FILE:LINE``.
     """
 
     device_target: Annotated[str, _one_of("auto", *names.DEVICE_TARGETS)]
@@ -170,6 +173,8 @@ class Config:
     colormap: Annotated[str, _one_of("none", *names.COLORMAPS)]
     file_format: Annotated[str, _one_of(*names.EXPORT_FORMATS)]
 
+    given: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
     @property
     def network(self) -> dict[str, Any]:
         """The arguments of ``MidasNet``."""
@@ -206,7 +211,7 @@ class Config:
 
 
 # key -> (type, rule)
-_SCHEMA: dict[str, tuple[Any, _Rule]] = {field.name: get_args(field.type) for field in fields(Config)}
+_SCHEMA: dict[str, tuple[Any, _Rule]] = {item.name: get_args(item.type) for item in fields(Config) if item.compare}
 _DATA_PATHS = ("mixdata", *(f"datapath_{name}" for name in names.DATA_SETS))  # looked up under train_data_dir
 
 
@@ -224,6 +229,7 @@ def load_config(
     keys: Optional[Iterable[str]] = None,
     base: Optional[Path] = None,
     fixed: Iterable[str] = (),
+    is_complete: bool = True,
 ) -> Config:
     """Reads ``config.yaml``, the file of ``--config_path`` and the command line; each overrides those before it.
 
@@ -234,6 +240,7 @@ def load_config(
             others as well, because one file serves all scripts.
         base: The settings of a run to resume, which override ``config.yaml``.
         fixed: Those of them that must stay as they are.
+        is_complete: Whether to check what involves two keys: not if the settings of a run are still to come.
 
     Returns:
         All settings, whatever ``keys`` has.
@@ -264,18 +271,47 @@ def load_config(
         raise UsageError(f"{'; '.join(changed)} (a resumed run keeps the settings of {base})")
     settings.update(given)
     values = {key: _checked_value(key, settings[key]) for key in _SCHEMA}
-    _check_together(values, settings)
+    if is_complete:
+        _check_together(values, settings)
     for key, (_, rule) in _SCHEMA.items():  # train_data_dir comes before the paths under it
         if rule.is_path:
             base = os.getcwd() if settings[key].source == _COMMAND_LINE else str(REPOSITORY)
             absolute = functools.partial(_absolute_path, key, values["train_data_dir"], base)
             values[key] = _map_paths(absolute, values[key])
-    return Config(**values)
+    return Config(**values, given={key: setting.source for key, setting in given.items()})
+
+
+def settle(config: Config, decided: Mapping[str, Any], source: Union[str, Path]) -> Config:
+    """Returns the settings with those that a checkpoint decides, which replace defaults.
+
+    Args:
+        config: The settings so far.
+        decided: Key -> value, of the types of ``Config``.
+        source: The checkpoint, for messages.
+
+    Raises:
+        UsageError: The user has given other values; all of them are named.
+    """
+    changed = {key: value for key, value in decided.items() if getattr(config, key) != value}
+    contradictions = [
+        f"{config.given[key]}: {key}: expected {_shown(value)}, found {_shown(getattr(config, key))}"
+        for key, value in changed.items()
+        if key in config.given
+    ]
+    if contradictions:
+        raise UsageError(
+            f"{'; '.join(contradictions)} (the weights are of such a network: {source}; leave the key out)"
+        )
+    return replace(config, **changed)
+
+
+def _shown(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def dump_config(config: Config) -> str:
     """Formats all settings as YAML, one a line; it loads again, from any folder, to an equal object."""
-    values = asdict(config)
+    values = {key: value for key, value in asdict(config).items() if key in _SCHEMA}
     for key in _DATA_PATHS:  # relative, because an absolute path is used as it is only while it exists
         values[key] = _map_paths(lambda path: os.path.relpath(path, config.train_data_dir), values[key])
     body = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True, width=math.inf)

@@ -24,6 +24,7 @@ from src.config import (
     load_config,
     require_file,
     require_folder,
+    settle,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +98,10 @@ SETTINGS_FILES = sorted(path for path in yaml_files() if not is_hidden(path))
 TOOL_FILES = sorted(path for path in yaml_files() if is_hidden(path))
 
 
+# The settings; ``given`` is none.
+FIELDS = [field for field in dataclasses.fields(Config) if field.compare]
+
+
 def load(*argv):
     return load_config("Test.", list(argv))
 
@@ -129,7 +134,7 @@ def test_documented_keys_and_defaults():
 
 def test_every_key_of_the_file_has_a_type_and_every_type_a_key():
     keys = list(yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")))
-    assert sorted(keys) == sorted(field.name for field in dataclasses.fields(Config))
+    assert sorted(keys) == sorted(field.name for field in FIELDS)
 
 
 def test_yaml_files_are_found():
@@ -460,7 +465,7 @@ def test_common_words_of_other_projects(tmp_path, words, meant):
 
 
 def test_synonyms_name_real_keys_and_are_none_themselves():
-    keys = {field.name for field in dataclasses.fields(Config)}
+    keys = {field.name for field in FIELDS}
     targets = {target for targets in config_module._SYNONYMS.values() for target in targets.split(" or ")}
     assert targets <= keys | {"--config_path"}
     words = " ".join(config_module._SYNONYMS).split()
@@ -594,6 +599,47 @@ def test_require_folder_and_file(tmp_path):
     )
 
 
+# ---- what weights decide
+
+
+def test_it_is_remembered_what_was_given(tmp_path):
+    config = load_yaml(tmp_path, "# mine\ngroups: 4\nseed: 3\n", "--seed", "5", "--features=16")
+    source = f"{tmp_path / 'settings.yaml'}:2"
+    assert config.given == {"groups": source, "seed": "command line", "features": "command line"}
+    assert load().given == {}
+    assert config == load("--groups", "4", "--seed", "5", "--features", "16")  # it is no setting
+    assert "given" not in repr(config) + dump_config(config)
+
+
+def test_weights_decide_what_nobody_has_given(tmp_path):
+    config = load_yaml(tmp_path, "groups: 4\n", "--features=16")
+    decided = {"groups": 4, "features": 16, "layers": (1, 2, 1, 1), "network_ops": "modelzoo", "nm_img_mean": (0, 0, 1)}
+    settled = settle(config, decided, "a.ckpt")
+    assert {key: getattr(settled, key) for key in decided} == decided
+    assert settled.seed == config.seed
+    assert settled.given == config.given
+    assert settle(config, {}, "a.ckpt") == config
+
+
+def test_what_was_given_and_contradicts_the_weights_is_named(tmp_path):
+    config = load_yaml(tmp_path, "groups: 4\nlayers: [1, 1, 1, 1]\n", "--features=16")
+    decided = {"groups": 4, "features": 32, "layers": (1, 2, 1, 1), "in_channels": 8}
+    assert fault(settle, config, decided, "a.ckpt") == (
+        f"command line: features: expected 32, found 16; {tmp_path / 'settings.yaml'}:2: layers: expected [1, 2, 1, 1],"
+        " found [1, 1, 1, 1] (the weights are of such a network: a.ckpt; leave the key out)"
+    )
+
+
+def test_settings_of_a_run_are_not_checked_against_defaults(tmp_path):
+    """Here the rate of the run to resume is larger than the default."""
+    words = ["--lr_decay", "True", "--backbone_params_end_lr", "1e-3"]
+    assert "backbone_params_end_lr: expected at most" in fault(load, *words)
+    load_config("", words, is_complete=False)
+    run = tmp_path / "config.yaml"
+    run.write_text("backbone_params_lr: 1e-2\n")
+    assert load_config("", words, base=run).backbone_params_end_lr == 1e-3
+
+
 # ---- dump and help
 
 
@@ -609,7 +655,7 @@ def test_dump_loads_again_to_the_same_values(tmp_path, monkeypatch):
     )
     path = tmp_path / "dumped.yaml"
     path.write_text(dump_config(config), encoding="utf-8")
-    assert len(path.read_text(encoding="utf-8").splitlines()) == 1 + len(dataclasses.fields(Config))
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 1 + len(FIELDS)
     outside.rmdir()
     monkeypatch.chdir("/")
     assert load("--config_path", str(path)) == config
@@ -655,7 +701,7 @@ def test_help_names_every_key_with_comment_default_and_limits(capsys, monkeypatc
     assert OTHERS not in text
 
     flags = help_by_flag(text)
-    assert list(flags) == ["config_path", *(field.name for field in dataclasses.fields(Config))]
+    assert list(flags) == ["config_path", *(field.name for field in FIELDS)]
     defaults = yaml.compose((ROOT / "config.yaml").read_text(encoding="utf-8")).value
     for key, node in defaults:
         about = flags[key.value].removeprefix(f"{key.value} VALUE ")
@@ -691,7 +737,7 @@ def test_help_of_a_file_without_comments(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(config_module, "DEFAULTS_FILE", bare)
     text = help_text(capsys)
     assert "--config_path FILE" in text
-    assert list(help_by_flag(text)) == ["config_path", *(field.name for field in dataclasses.fields(Config))]
+    assert list(help_by_flag(text)) == ["config_path", *(field.name for field in FIELDS)]
     assert load("--seed", "5").seed == 5
 
 
@@ -703,6 +749,7 @@ def test_scripts_name_the_keys_that_they_read(name):
         "prediction": PREDICTION_KEYS,
         "data_names": ["data_name", "train_data_dir", *(f"datapath_{name}" for name in DATA_SETS)],
         "required_data_names": ["data_name"],
+        "given": [],
     }
     source = (ROOT / f"{name}.py").read_text(encoding="utf-8")
     read = [*re.findall(r"\bconfig\.(\w+)", source), *re.findall(r'require_\w+\(config, "(\w+)"\)', source)]

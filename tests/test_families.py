@@ -16,7 +16,7 @@ from torch_midas import TorchMidas, lively
 from src.common.errors import CheckpointError, UsageError
 from src.midas_net import MidasNet
 from src.utils import pth2ckpt
-from src.weights.checkpoint import initialise, read_weights, save_checkpoint
+from src.weights.checkpoint import load_into, read_weights, save_checkpoint
 from src.weights.families import OFFICIAL, OURS, SUITE_2021, TORCHVISION, network_sizes
 
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
@@ -224,7 +224,8 @@ def test_official(tmp_path, model, ours, how, zipped):
     weights = read_complete(path)
     assert (weights.family, weights.whole, weights.sizes) == (OFFICIAL, True, TINY)
     assert weights.ignored  # num_batches_tracked
-    assert all(name.endswith(".num_batches_tracked") for name in weights.ignored)
+    others = {"epoch", "optimizer.lr"} if how == "state_dict" else set()
+    assert {name for name in weights.ignored if not name.endswith(".num_batches_tracked")} == others
     assert_same(weights.parameters, ours)
 
 
@@ -266,8 +267,7 @@ def test_official_weights_give_the_official_output(tmp_path, model, ours):
     net = MidasNet(**TINY).set_train(False)
     image = np.random.default_rng(0).standard_normal((1, 3, 32, 64), np.float32)
     before = net(ms.Tensor(image)).asnumpy()  # compiled before it is loaded: new values must reach the compiled graph
-    sentence = initialise(net, str(path))
-    assert sentence == f"{path} ({OFFICIAL}): loaded {len(ours)} tensors"
+    load_into(net, read_weights(path))
     found = net(ms.Tensor(image)).asnumpy()
     with torch.no_grad():
         expected = model(torch.from_numpy(image)).numpy()
@@ -374,20 +374,6 @@ def test_a_part_of_the_official_network_is_refused(tmp_path, model, dropped):
     refusal(path)
 
 
-def test_dpt_and_small_are_refused(tmp_path, model):
-    scratch = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("scratch.")}
-    path = tmp_path / "dpt.pt"
-    torch.save({"pretrained.model.cls_token": torch.zeros(1, 1, 8), **scratch}, path)
-    assert "not a MidasNet (official MiDaS .pt; pretrained.model.cls_token" in refusal(path)
-    small = {
-        "pretrained.layer1.0.weight": torch.zeros(8, 3, 3, 3),
-        "pretrained.layer1.3.0.conv_dw.weight": torch.zeros(8, 1, 3, 3),
-        "scratch.refinenet4.out_conv.weight": torch.zeros(8, 8, 1, 1),
-    }
-    torch.save({**small, **scratch}, path)
-    assert "not a MidasNet" in refusal(path)
-
-
 def test_two_names_for_one_parameter_are_refused(tmp_path, model):
     path = tmp_path / "a.pt"
     state = model.state_dict()
@@ -428,6 +414,7 @@ def test_convert_official(tmp_path, monkeypatch, model, ours, capsys):
     pth2ckpt.main(["midas_v21.pt"])
     assert_same(read_weights("ckpt/midas_v21.ckpt").parameters, ours)
     assert "whole network" in capsys.readouterr().out
+    assert read_weights("ckpt/midas_v21.ckpt").network_ops == "midas"
 
 
 def test_convert_suite_2021(tmp_path, monkeypatch, ours, capsys):
@@ -436,8 +423,48 @@ def test_convert_suite_2021(tmp_path, monkeypatch, ours, capsys):
     pth2ckpt.main(["suite.ckpt", "other/repacked.ckpt"])
     assert "read:    suite.ckpt: 2021 suite .ckpt, whole network\n" in capsys.readouterr().out
     weights = read_weights("other/repacked.ckpt")
-    assert weights.family == OURS
+    assert (weights.family, weights.network_ops) == (OURS, "modelzoo")  # which its names do not tell any more
     assert_same(weights.parameters, ours)
+
+
+def test_convert_a_run_folder(tmp_path, monkeypatch, ours, capsys):
+    monkeypatch.chdir(tmp_path)
+    course = {"network_ops": "modelzoo", "nm_img_mean": [0.1, 0.2, 0.3]}
+    save_checkpoint("run/Midas_0-2_1.ckpt", ours, {"epoch": 2, "step": 1, "course": course})
+    save_checkpoint("run/Midas_0-1_1.ckpt", ours, {"epoch": 1, "step": 1, "course": course})
+    pth2ckpt.main(["run", "out.ckpt"])
+    assert "read:    run/Midas_0-2_1.ckpt: " in capsys.readouterr().out
+    weights = read_weights("out.ckpt")
+    assert weights.extra == {"course": course}  # no place in a run, for there is no optimizer state
+    assert_same(weights.parameters, ours)
+
+
+def test_convert_does_not_overwrite(tmp_path, monkeypatch, ours, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint("a.ckpt", ours)
+    (tmp_path / "b.ckpt").write_text("mine")
+    with pytest.raises(UsageError, match=r"^b\.ckpt: exists; --overwrite replaces it, or give another output name$"):
+        pth2ckpt.main(["a.ckpt", "b.ckpt"])
+    assert (tmp_path / "b.ckpt").read_text() == "mine"
+    pth2ckpt.main(["a.ckpt", "b.ckpt", "--overwrite"])
+    assert_same(read_weights("b.ckpt").parameters, ours)
+
+
+def test_convert_what_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "midas_v21_384.pth").write_text("")
+    with pytest.raises(UsageError, match=r"^IN: expected a checkpoint .*; did you mean midas_v21_384\.pth\? the auth"):
+        pth2ckpt.main(["midas_v21_384.pt"])
+
+
+def test_convert_says_which_weights_it_took(tmp_path, monkeypatch, model, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(
+        {"model": model.state_dict(), "ema": {name: tensor + 1 for name, tensor in model.state_dict().items()}}, "a.pt"
+    )
+    pth2ckpt.main(["a.pt"])
+    expected = "choice:  took the averaged weights, under ema., left the plain ones, under model.\n"
+    assert expected in capsys.readouterr().out
 
 
 def test_convert_wrong_usage(tmp_path, monkeypatch, ours):

@@ -82,7 +82,9 @@ def test_missing_weights(repo, tmp_path):
     write_images(tmp_path / "images")
     result = run(repo, tmp_path / "gone.ckpt", "--input_path", tmp_path / "images", "--output_path", tmp_path / "out")
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith("error: model_weights: expected a checkpoint file, found none at")
+    assert result.stderr.splitlines()[-1].startswith(
+        "error: model_weights: expected a checkpoint file or a run folder, found none at"
+    )
 
 
 class Stub:
@@ -103,6 +105,7 @@ def run_stub(monkeypatch, tmp_path):
     def run(predictor):
         monkeypatch.setattr(midas_run, "load_predictor", lambda *_, **__: predictor)
         words = ["--input_path", str(tmp_path / "images"), "--output_path", str(tmp_path / "output")]
+        words += ["--model_weights", ""]
         monkeypatch.setattr(sys, "argv", ["midas_run.py", *words])
         return midas_run.main()
 

@@ -1,6 +1,8 @@
 """midas_train.py as a user runs it: log, files, kill and resume, and what it says of bad input."""
 
 import csv
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -10,8 +12,11 @@ import sys
 import time
 
 import pytest
-from conftest import TINY_FLAGS
+import torch
+from conftest import TINY, TINY_FLAGS
+from torch_midas import TorchMidas
 
+from src.utils import pth2ckpt
 from src.weights.checkpoint import read_ckpt
 
 SETTINGS = [
@@ -132,12 +137,13 @@ def test_numbers_that_are_not_finite(repo, train_data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model_weights", "gone.ckpt"], "model_weights: expected a checkpoint file, found none at"),
+        (["--model_weights", "gone.ckpt"], "model_weights: expected a checkpoint file or a run folder, found none at"),
         (["--train_data_dir", "gone"], "train_data_dir: expected a folder, found nothing at"),
         (["--mixdata", "gone.json"], "mixdata: expected a file"),
         (["--keep_aspect_ratio", "True"], "keep_aspect_ratio: expected False"),
         (["--epoch_szie", "1"], "did you mean epoch_size"),
         (["--resume", "True"], "resume: expected Midas_*.ckpt"),
+        (["--resume", "gone.ckpt"], "resume: expected a checkpoint file or a run folder, found none at"),
         (["--device_target", "Ascend"], "device_target Ascend"),
     ],
 )
@@ -232,6 +238,87 @@ def test_resumed_run_keeps_its_recipe(repo, train_data, uninterrupted, tmp_path)
     result = resume("--train_data_dir", str(moved))
     assert result.returncode == 1
     assert "expected a run of the same course, found other training images (files, kind or invalid)" in result.stderr
+
+
+def test_a_run_folder_goes_on_where_it_is(repo, train_data, uninterrupted, tmp_path):
+    """``--resume FOLDER`` alone: no setting of the run is given, and nothing goes to the default train_output_path."""
+    run = shutil.copytree(uninterrupted[0], tmp_path / "run")
+    (run / "Midas_0-4_5.ckpt").unlink()
+    words = [sys.executable, str(repo / "midas_train.py"), "--resume", str(run), "--train_data_dir", str(train_data)]
+    # Checked against the settings of the run, not against defaults.
+    words += ["--lr_decay", "True", "--no_backbone_params_lr", "1e-3"]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert f"resume: {run / 'Midas_0-4_3.ckpt'}, after epoch 4 step 3\n" in result.stdout
+    assert losses(run) == losses(uninterrupted[0])
+
+
+def test_weights_bring_their_sizes_and_a_run_folder_is_its_newest_checkpoint(
+    repo, train_data, eval_data, uninterrupted, tmp_path
+):
+    run = uninterrupted[0]
+    newest = run / "Midas_0-4_5.ckpt"
+
+    def start(script, *words):
+        command = [sys.executable, str(repo / script), *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    images = ["--input_path", train_data / "ReDWeb_V1" / "Imgs", "--output_path", tmp_path / "maps"]
+    found = start("midas_run.py", "--model_weights", run, *images)
+    assert found.returncode == 0, found.stderr
+    assert f"{newest} (this project's .ckpt): loaded " in found.stdout
+    assert (
+        "network: layers [1, 2, 1, 1], groups 4, width_per_group 32, in_channels 8, features 16, network_ops midas "
+        "(from the weights)\n"
+    ) in found.stdout
+    assert len(list((tmp_path / "maps").glob("*.pfm"))) == 10
+
+    sets = ["--data_name", "TUM", "--train_data_dir", eval_data, "--ann_file", tmp_path / "val.json"]
+    found = start("midas_eval.py", "--ckpt_path", run, *sets)
+    assert found.returncode == 0, found.stderr
+    settings = json.loads((tmp_path / "val_settings.json").read_text())
+    assert settings["ckpt_sha256"] == hashlib.sha256(newest.read_bytes()).hexdigest()
+    assert (settings["layers"], settings["features"]) == ([1, 2, 1, 1], 16)
+    before = (tmp_path / "val.json").read_bytes()
+    found = start("midas_eval.py", "--ckpt_path", newest, *sets, "--resume", "True")  # is the same
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "val.json").read_bytes() == before
+
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("features: 32\n")
+    found = start("midas_run.py", "--model_weights", run, *images, "--groups", "8", "--config_path", settings)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1] == (
+        f"error: command line: groups: expected 4, found 8; {settings}:1: features: expected 16, found 32 "
+        f"(the weights are of such a network: {newest}; leave the key out)"
+    )
+
+    words = ["--train_data_dir", train_data, "--img_width", "64", "--img_height", "64", "--epoch_size", "1"]
+    found = start("midas_train.py", "--model_weights", run, *words, "--train_output_path", tmp_path / "next")
+    assert found.returncode == 0, found.stderr
+    assert "layers: [1, 2, 1, 1]\n" in (tmp_path / "next" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("kind", ["torch", "converted"])
+def test_weights_alone_cannot_be_resumed(repo, train_data, uninterrupted, tmp_path, kind):
+    path = tmp_path / "weights.ckpt"
+    if kind == "torch":
+        torch.save({"model": TorchMidas(**TINY).state_dict()}, path)
+    else:
+        pth2ckpt.convert(uninterrupted[0] / "Midas_0-4_5.ckpt", path)
+    result = train(repo, train_data, tmp_path / "run", "--resume", str(path))
+    assert result.returncode == 1
+    line = result.stderr.splitlines()[-1]
+    assert f"{path}: expected a training checkpoint with optimizer state, found " in line
+    assert line.endswith(f"start a new run with them: --model_weights {path}")
+
+
+def test_a_file_of_the_user_is_not_overwritten(repo, train_data, tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    result = train(repo, train_data, tmp_path)
+    assert result.returncode == 2
+    assert "found a config.yaml that is not of a run and would be overwritten" in result.stderr
+    assert (tmp_path / "config.yaml").read_text() == "seed: 3\n"
 
 
 def test_longer_run_without_decay(repo, train_data, tmp_path):

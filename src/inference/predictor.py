@@ -6,13 +6,16 @@ the network.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import cv2
 import numpy as np
 
 from src.common.names import RESIZE_METHODS
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
+
+if TYPE_CHECKING:
+    from src.weights.checkpoint import Weights
 
 
 class Predictor(ABC):
@@ -116,22 +119,22 @@ class MindSporePredictor(Predictor):
         return self.net(self._tensor(prepared))[0].asnumpy()
 
 
-def load_predictor(weights: str, key: str, network: Mapping[str, Any], **settings: Any) -> MindSporePredictor:
-    """Builds a network, loads its weights and says what was loaded.
+def load_predictor(
+    weights: Optional["Weights"], key: str, network: Mapping[str, Any], **settings: Any
+) -> MindSporePredictor:
+    """Builds a network with its weights and says what was built and loaded.
 
     Args:
-        weights: Path of a checkpoint; empty for random weights.
-        key: The setting that names it, for messages.
-        network: Arguments of ``MidasNet``.
+        weights: Of the whole network; None for random weights.
+        key: The setting that names them, for messages.
+        network: Arguments of ``MidasNet``, which agree with the weights.
         **settings: Of ``MindSporePredictor``.
 
     Raises:
-        UsageError: There is no such file.
         CheckpointError: The file does not hold the whole network.
     """
-    from src.midas_net import MidasNet
-    from src.weights.checkpoint import initialise
+    from src.weights.checkpoint import build_network
 
-    net = MidasNet(**network)
-    print(initialise(net, weights, key=key, whole=True))
+    net, said = build_network(weights, network, key)
+    print(*said, sep="\n")
     return MindSporePredictor(net, **settings)

@@ -3,33 +3,16 @@
 import errno
 import fcntl
 import os
-import re
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, TextIO, Union
 
 from src.common.atomic import remove_leftovers, write_text
 from src.common.errors import UsageError
+from src.weights.locate import Checkpoint, list_checkpoints
 
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = "run.lock"
-_CHECKPOINT = re.compile(r"Midas_(\d+)-(\d+)_(\d+)\.ckpt")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint file and its place in the run, as its name says it.
-
-    Attributes:
-        epoch: Counted from 1.
-        step: Finished steps of that epoch.
-        path: The file.
-    """
-
-    epoch: int
-    step: int
-    path: Path
 
 
 class RunFolder:
@@ -78,7 +61,7 @@ class RunFolder:
 
         Raises:
             UsageError: If the folder holds checkpoints from beyond that point, of another run: the present one's would
-                be taken for older than those, and deleted first.
+                be taken for older than those, and deleted first. Or if its config.yaml is not of a run.
         """
         latest = self.latest()
         if latest and (latest.epoch, latest.step) > (epoch, step):
@@ -87,8 +70,16 @@ class RunFolder:
                 f"run starts, found {latest.path.name}; resume from it with --resume True, or name another folder"
             )
         remove_leftovers(self.path)
-        if not (self.path / CONFIG_FILE).exists() or (epoch, step) == (1, 0):
-            write_text(self.path / CONFIG_FILE, settings)
+        path = self.path / CONFIG_FILE
+        if path.exists() and (epoch, step) == (1, 0):
+            if _first_line(path.read_text(encoding="utf-8", errors="replace")) != _first_line(settings):
+                raise UsageError(
+                    f"train_output_path {self.path}: expected a folder for a run, found a config.yaml that is not of a "
+                    "run and would be overwritten; name another folder"
+                )
+            write_text(path, settings)
+        elif not path.exists():
+            write_text(path, settings)
 
     def checkpoint_path(self, epoch: int, step: int) -> Path:
         """Returns the documented name ``Midas_{device_id}-{epoch}_{step}.ckpt`` in this folder."""
@@ -96,12 +87,7 @@ class RunFolder:
 
     def checkpoints(self) -> list[Checkpoint]:
         """Lists the checkpoints of the run, whichever device wrote them, oldest first."""
-        found = []
-        for path in self.path.glob("*.ckpt"):
-            match = _CHECKPOINT.fullmatch(path.name)
-            if match:
-                found.append(Checkpoint(int(match[2]), int(match[3]), path))
-        return sorted(found, key=lambda checkpoint: (checkpoint.epoch, checkpoint.step))
+        return list_checkpoints(self.path)
 
     def latest(self) -> Optional[Checkpoint]:
         """Returns the checkpoint that is furthest in the run, or None."""
@@ -111,3 +97,7 @@ class RunFolder:
         """Deletes all but the ``keep`` newest checkpoints."""
         for checkpoint in self.checkpoints()[:-keep]:
             checkpoint.path.unlink(missing_ok=True)
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]

@@ -12,6 +12,7 @@ from src.common.errors import CheckpointError
 from src.loss import count_inverted
 from src.training.schedule import LearningRate, Position
 from src.weights.checkpoint import read_ckpt
+from src.weights.formats import MINDSPORE, format_of
 
 _half_square = ops.MultitypeFuncGraph("half_square")
 _half_square_on_cpu = ops.MultitypeFuncGraph("half_square_on_cpu")
@@ -167,13 +168,20 @@ def restore(step: nn.Cell, path: Path, course: Mapping[str, Any]) -> Position:
     Raises:
         CheckpointError: If the file is not a training checkpoint of this network, or of a run of another course.
     """
+    advice = f"start a new run with them: --model_weights {path}"
+    found = format_of(path)
+    if found != MINDSPORE:
+        raise CheckpointError(
+            f"{path}: expected a training checkpoint with optimizer state, found a {found}; if it has weights, {advice}"
+        )
     tensors, extra = read_ckpt(path)
-    if "epoch" not in extra:
-        raise CheckpointError(f"{path}: expected a training checkpoint with optimizer state, found weights alone")
+    if not {"epoch", "step"} <= {*extra}:
+        raise CheckpointError(
+            f"{path}: expected a training checkpoint with optimizer state, found weights alone; {advice}"
+        )
     if "course" not in extra:
         raise CheckpointError(
-            f"{path}: expected a checkpoint of this version, found an older one, whose loss was another; "
-            "start a new run with it: --model_weights"
+            f"{path}: expected a checkpoint of this version, found an older one, whose loss was another; {advice}"
         )
     changed = differences(extra["course"], course)
     if changed:

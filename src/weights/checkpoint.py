@@ -1,16 +1,14 @@
-"""Checkpoint files: MindSpore's .ckpt written so that damage shows, PyTorch's .pt and .pth, and loading into a network.
+"""Checkpoints: MindSpore's .ckpt written so that damage shows, weights of any origin read, and loaded into a network.
 
 A .ckpt of this project is MindSpore's, with its CRC-32 at the end and one entry more, ``midas_extra``, at the start:
-JSON text of what the caller wants to find again. Names of other projects are translated in ``families.py``.
+JSON text of what the caller wants to find again. File formats are read in ``formats.py``, the network is found among
+the tensors in ``selection.py``, and names of other projects are translated in ``families.py``.
 """
 
 import json
 import logging
 import math
-import re
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +17,20 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 import numpy as np
 
 from src.common.atomic import atomic_path
-from src.common.errors import CheckpointError, UsageError
-from src.weights import families
+from src.common.errors import CheckpointError
+from src.common.names import NETWORK_OPS
+from src.weights import families, formats
 from src.weights.families import LoadReport, Shape
+from src.weights.foreign import describe_network
+from src.weights.locate import GET_ENCODER, GET_NETWORK, find_checkpoint
+from src.weights.selection import select_network
 
 if TYPE_CHECKING:
     from mindspore import nn
 
-PathLike = Union[str, Path]
+    from src.midas_net import MidasNet
 
-_EXTRA = "midas_extra"
-_CRC_MARK, _CRC_SIZE = b"crc_num", 17  # how MindSpore ends a file with a checksum: this mark and ten bytes
+PathLike = Union[str, Path]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Weights:
         parameters: Our name -> float32 array.
         extra: What ``save_checkpoint`` was given as ``extra``; empty for other families.
         ignored: Names in the file that are not part of the network (optimizer state, classifier, counters).
+        remark: Which of several networks in the file these are; empty if there is one.
     """
 
     path: Path
@@ -51,11 +53,45 @@ class Weights:
     parameters: dict[str, np.ndarray]
     extra: dict[str, Any]
     ignored: list[str]
+    remark: str = ""
 
     @property
     def whole(self) -> bool:
         """Whether the file promises the whole network; otherwise it is of the encoder alone."""
         return "features" in self.sizes
+
+    @property
+    def network_ops(self) -> Optional[str]:
+        """The operators that the weights were trained with; None if that is not known."""
+        return self._course.get("network_ops", families.USUAL_OPS.get(self.family))
+
+    @property
+    def _course(self) -> dict[str, Any]:
+        return self.extra.get("course", self.extra)  # earlier versions had no level of its own for it
+
+    def settings(self, network: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists the settings that the file decides: key -> value, of the types that a configuration has.
+
+        Args:
+            network: The arguments of ``MidasNet`` that are configured. Several ``width_per_group`` may make the same
+                network; if the configured one does, it is the one returned.
+
+        Returns:
+            The sizes of the network; ``network_ops``, ``nm_img_mean`` and ``nm_img_std`` where they are known.
+        """
+        settings = {**self.sizes, "layers": tuple(self.sizes["layers"])}
+        for width in (network["width_per_group"], self._course.get("width_per_group")):
+            if isinstance(width, int) and 0 < width < 2**31:
+                as_wide = families.stage_widths({**self.sizes, "width_per_group": width})
+                if as_wide == families.stage_widths(self.sizes):
+                    settings["width_per_group"] = width
+                    break
+        if self.network_ops:
+            settings["network_ops"] = self.network_ops
+        for key in ("nm_img_mean", "nm_img_std"):
+            if key in self._course:
+                settings[key] = tuple(map(float, self._course[key]))
+        return settings
 
 
 def shapes_of(tensors: Mapping[str, Any]) -> dict[str, Shape]:
@@ -88,7 +124,7 @@ def save_checkpoint(path: PathLike, parameters: Mapping[str, Any], extra: Option
         is_numbers = isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.isnative
         if not isinstance(value, ms.Parameter) and not (is_numbers and value.size):
             raise TypeError(f"{name}: expected a Parameter or an array of numbers, found {type(value).__name__}")
-    content = {_EXTRA: json.dumps(dict(extra or {})), **parameters}
+    content = {formats.EXTRA: json.dumps(dict(extra or {})), **parameters}
     try:
         with atomic_path(path) as temporary, _quiet_mindspore():
             temporary.touch()
@@ -115,42 +151,40 @@ def read_ckpt(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         CheckpointError: If the file is missing, damaged, cut short or something else.
     """
     path = Path(path)
-    _first_bytes(path)
-    return _read_mindspore(path, lambda name: True)
+    found = formats.format_of(path)
+    if found != formats.MINDSPORE:
+        raise CheckpointError(f"{path}: expected a {formats.MINDSPORE} of this project, found a {found}")
+    arrays, _, extra = formats.mindspore_arrays(path)
+    return {
+        name: formats.to_float32(array, kind) if kind == "bfloat16" else array for name, (array, kind) in arrays.items()
+    }, extra
 
 
 def read_weights(path: PathLike) -> Weights:
-    """Reads the weights of a network or of its encoder; ``load_into`` tells whether they are complete.
+    """Reads the weights of a network or of its encoder; ``build_network`` tells whether they are complete.
 
-    PyTorch files are untrusted input: only plain tensors are unpickled.
+    Files are untrusted input: nothing in them is run.
 
     Args:
-        path: A MindSpore .ckpt, or a PyTorch file of any name (told by its content), of any family of ``families.py``.
+        path: A checkpoint of any name, told by its content: MindSpore's, PyTorch's or safetensors, of any family of
+            ``families.py``.
 
     Raises:
         CheckpointError: If the file is missing, damaged or cut short, would run code, or is not a MidasNet's or its
             encoder's.
     """
     path = Path(path)
-    magic = _first_bytes(path)
-    extra: dict[str, Any] = {}
-    ignored: list[str] = []
+    content = formats.read_content(path)
 
-    def is_wanted(name: str) -> bool:
-        if families.is_ignored(name):
-            ignored.append(name)
-            return False
-        return True
+    def read(name: str) -> np.ndarray:
+        try:
+            return content.tensors[name].read()
+        except ValueError as error:
+            raise CheckpointError(f"{name}: {error}") from error
 
-    if magic.startswith((b"PK\x03\x04", b"\x80")):
-        tensors = _read_torch(path, is_wanted)
-    elif magic.startswith(b"\n"):
-        tensors, extra = _read_mindspore(path, is_wanted)
-    else:
-        raise CheckpointError(
-            f"{path}: expected a MindSpore or PyTorch checkpoint, found a file that begins with {magic!r}"
-        )
     try:
+        selection = select_network(shapes_of(content.tensors), read)
+        tensors = {name: read(full) for name, full in selection.names.items()}
         family = families.recognise(tensors)
         parameters = families.to_our_names(family, tensors)
     except CheckpointError as error:
@@ -158,27 +192,39 @@ def read_weights(path: PathLike) -> Weights:
     try:
         sizes = families.network_sizes(shapes_of(parameters))
     except CheckpointError as error:
-        names = families.first_names(list(tensors))
-        raise CheckpointError(f"{path}: not a MidasNet ({family}; {names}): {error}") from error
+        names = list(tensors)
+        if describe_network(names):
+            raise CheckpointError(f"{path}: {families.no_family(names)}") from error
+        raise CheckpointError(f"{path}: not a MidasNet ({family}; {families.first_names(names)}): {error}") from error
     if family in (families.TORCHVISION, families.OFFICIAL) and sizes["groups"] == 1:
-        raise CheckpointError(f"{path}: expected a ResNeXt (grouped convolutions), found a plain ResNet")
-    for name, array in parameters.items():
-        if array.dtype.kind != "f":
-            raise CheckpointError(f"{path}: {name}: expected floating-point numbers, found {array.dtype}")
-        parameters[name] = np.ascontiguousarray(array, np.float32)
-    return Weights(path, family, sizes, parameters, extra, ignored)
+        raise CheckpointError(
+            f"{path}: expected a ResNeXt (grouped convolutions), found a plain ResNet with {sizes['layers']} blocks"
+        )
+    ignored = [*content.others, *selection.ignored]
+    weights = Weights(path, family, sizes, parameters, content.extra, ignored, selection.remark)
+    _check_course(weights)
+    return weights
 
 
-def _first_bytes(path: Path) -> bytes:
-    """Returns the first four bytes of a file that can be read and is not empty."""
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise CheckpointError(f"{path}: expected a checkpoint file: {error.strerror}") from error
-    if not magic:
-        raise CheckpointError(f"{path}: expected a checkpoint file, found an empty one")
-    return magic
+def _check_course(weights: Weights) -> None:
+    """Raises CheckpointError if what a checkpoint of this project says of its settings makes no sense."""
+
+    def are_numbers(value: Any, low: float) -> bool:
+        return (
+            isinstance(value, (list, tuple))
+            and len(value) == 3
+            and all(type(item) in (int, float) and low < item < math.inf for item in value)
+        )
+
+    course = weights.extra.get("course", weights.extra)
+    rules = {
+        "network_ops": lambda value: value in NETWORK_OPS,
+        "nm_img_mean": lambda value: are_numbers(value, -math.inf),
+        "nm_img_std": lambda value: are_numbers(value, 0),
+    }
+    for key, holds in rules.items():
+        if not isinstance(course, dict) or (key in course and not holds(course[key])):
+            raise CheckpointError(f"{weights.path}: expected a course of training with {key}, found {course!r:.200}")
 
 
 @contextmanager
@@ -192,99 +238,31 @@ def _quiet_mindspore() -> Iterator[None]:
         logging.disable(before)
 
 
-def _read_mindspore(path: Path, is_wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Returns the tensors for whose names ``is_wanted`` is true, and the extra values."""
-    import mindspore as ms
+def open_weights(path: PathLike, key: str = "model_weights", whole: bool = False) -> Optional[Weights]:
+    """Reads the weights that a setting names.
 
-    if path.suffix != ".ckpt":
-        raise CheckpointError(f"{path}: expected the name of a MindSpore checkpoint to end in .ckpt; rename it")
-    with open(path, "rb") as file:
-        file.seek(-min(_CRC_SIZE, path.stat().st_size), 2)
-        has_crc = file.read().startswith(_CRC_MARK)
-    try:
-        if not has_crc:
-            _check_sizes(path)
-        with _quiet_mindspore():
-            content = ms.load_checkpoint(
-                str(path), crc_check=has_crc, choice_func=lambda name: name == _EXTRA or is_wanted(name)
-            )
-        if _EXTRA in content and not has_crc:
-            raise ValueError("the checksum is cut off")
-        extra = json.loads(content.pop(_EXTRA, "{}"))
-        tensors = {name: value for name, value in content.items() if not isinstance(value, str)}
-        if not all(isinstance(value, ms.Parameter) for value in tensors.values()):
-            raise ValueError("an entry without a tensor")
-    except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error.__cause__, (KeyboardInterrupt, MemoryError)):  # MindSpore blames the file for these too
-            raise error.__cause__ from None
-        raise CheckpointError(
-            f"{path}: expected a MindSpore checkpoint, found one that is damaged or cut short, or another kind of file"
-        ) from error
-    arrays = {}
-    for name, value in tensors.items():
-        arrays[name] = (value.astype(ms.float32) if value.dtype == ms.bfloat16 else value).asnumpy()
-    return arrays, extra
+    Args:
+        path: A file or a run folder, whose newest checkpoint is taken; empty for random weights.
+        key: The setting, for messages.
+        whole: Whether the decoder must be there too: an encoder alone is a start for training and no more.
 
+    Returns:
+        The weights, None if ``path`` is empty.
 
-def _check_sizes(path: Path) -> None:
-    """Raises ValueError unless every tensor has as many bytes as its shape and type say.
-
-    MindSpore does not look: it fills up what is too short, and what is too long overwrites memory. A checksum makes
-    this needless.
+    Raises:
+        UsageError: If there is no such file.
+        CheckpointError: As ``read_weights``, or for an encoder alone if ``whole``.
     """
-    from google.protobuf.message import DecodeError
-    from mindspore.train.checkpoint_pb2 import Checkpoint
-
-    try:
-        entries = Checkpoint.FromString(path.read_bytes()).value
-    except DecodeError as error:
-        raise ValueError(str(error)) from error
-    found: Counter = Counter()  # of a tag that occurs more than once, each entry has a piece
-    for entry in entries:
-        found[entry.tag] += len(entry.tensor.tensor_content)
-    for entry in entries:
-        kind, dims = entry.tensor.tensor_type.lower(), entry.tensor.dims
-        if kind != "str":
-            itemsize = 2 if kind == "bfloat16" else np.dtype(kind).itemsize
-            count = 1 if list(dims) == [0] else math.prod(dims)  # MindSpore 1 wrote scalars so
-            if found[entry.tag] != count * itemsize:
-                raise ValueError(f"{entry.tag}: {found[entry.tag]} bytes")
-
-
-def _read_torch(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    """Returns name -> float32 array of the wanted tensors, without the prefix ``module.``."""
-    try:
-        import torch
-    except ImportError as error:
+    if not str(path):
+        return None
+    how = f"{GET_NETWORK if whole else GET_ENCODER}; '' selects random weights"
+    weights = read_weights(find_checkpoint(path, key, how))
+    if whole and not weights.whole:
         raise CheckpointError(
-            f"{path}: a PyTorch file needs PyTorch to be read: pip install torch==2.13.0, or convert the file with"
-            " src/utils/pth2ckpt.py where PyTorch is installed"
-        ) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises almost anything
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        found = f"a pickle that asks for {code[1]}; it was not run" if code else "one that is damaged or cut short"
-        raise CheckpointError(f"{path}: expected a PyTorch file of plain tensors, found {found}") from error
-    while isinstance(content, dict):
-        inner = [content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)]
-        if not inner:
-            break
-        content = inner[0]
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise CheckpointError(f"{path}: expected a dictionary of named tensors, found {type(content).__name__}")
-    prefix = "module." if content and all(name.startswith("module.") for name in content) else ""
-    tensors = {}
-    for name, tensor in content.items():
-        name = name[len(prefix) :]
-        if not is_wanted(name) or not isinstance(tensor, torch.Tensor):
-            continue
-        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
-            raise CheckpointError(f"{path}: {name}: expected dense floating-point numbers, found {tensor.type()}")
-        tensors[name] = tensor.detach().float().numpy()  # float32 here, since NumPy has no bfloat16
-    return tensors
+            f"{key}: expected weights of the whole network, found the encoder alone in {weights.path}; "
+            f"it is a start for training; {GET_NETWORK}"
+        )
+    return weights
 
 
 # ---- into a network
@@ -340,37 +318,58 @@ def check_fit(weights: Weights, expected: Mapping[str, Shape]) -> LoadReport:
     )
 
 
-def initialise(net: "nn.Cell", path: PathLike, key: str = "model_weights", whole: bool = False) -> str:
-    """Loads the weights that a configuration names, if any.
+def check_complete(weights: Weights, network: Optional[Mapping[str, Any]] = None) -> "MidasNet":
+    """Returns a network for weights, without values.
 
     Args:
-        net: A ``MidasNet``.
-        path: The file; empty for a network that keeps its random initialisation.
-        key: Configuration key of ``path``, for messages.
-        whole: Whether a file must hold the decoder too: an encoder alone is a start for training and no more.
-
-    Returns:
-        A sentence that says what was done.
+        weights: Of the whole network, or of its encoder.
+        network: Arguments of ``MidasNet``; those that the file tells are its own if None.
 
     Raises:
-        UsageError: If there is no such file.
-        CheckpointError: As ``read_weights`` and ``load_into``, for an encoder alone if ``whole``, or if a checkpoint of
-            this project was trained with other ``network_ops``.
+        CheckpointError: If the file does not hold all of the network, or of the encoder, that its sizes tell of.
     """
-    if not str(path):
-        return f"{key} is empty: random initialisation"
-    if not Path(path).is_file():
-        how = families.GET_NETWORK if whole else families.GET_ENCODER
-        raise UsageError(f"{key}: expected a checkpoint file, found none at {path}; {how}")
-    weights = read_weights(path)
-    course = weights.extra.get("course", weights.extra)  # earlier versions had no level of its own for it
-    trained_with = course.get("network_ops", net.network_ops)
-    if trained_with != net.network_ops:
-        raise CheckpointError(f"{path}: expected network_ops {trained_with} (trained so), found {net.network_ops}")
-    if whole and not weights.whole:
-        raise CheckpointError(f"{key}: expected weights of the whole network, found the encoder alone in {path}")
-    said = f"{path} ({weights.family}): {load_into(net, weights).summary()}"
-    usual = families.USUAL_OPS.get(weights.family, net.network_ops)
-    if usual != net.network_ops:
-        said += f"; note that such weights want network_ops {usual}, which is {net.network_ops} here"
-    return said
+    from mindspore.nn.utils import no_init_parameters
+
+    from src.midas_net import MidasNet
+
+    try:
+        with no_init_parameters():
+            net = MidasNet(**(weights.sizes if network is None else network))
+    except ValueError as error:
+        sizes = ", ".join(f"{key} {value}" for key, value in weights.sizes.items())
+        raise CheckpointError(f"{weights.path}: not a MidasNet ({weights.family}): no network has {sizes}") from error
+    check_fit(weights, shapes_of({parameter.name: parameter for parameter in net.get_parameters()}))
+    return net
+
+
+def build_network(weights: Optional[Weights], network: Mapping[str, Any], key: str) -> tuple["MidasNet", list[str]]:
+    """Builds a network with the weights of a file, or with random ones.
+
+    Args:
+        weights: Of the whole network or of its encoder; the rest is random. Their arrays move into the network:
+            ``weights.parameters`` is empty afterwards.
+        network: Arguments of ``MidasNet``, which agree with the weights.
+        key: The setting that names the weights, for the text.
+
+    Returns:
+        The network, and lines that say what was built and loaded.
+
+    Raises:
+        CheckpointError: As ``check_complete``.
+    """
+    from src.midas_net import MidasNet
+
+    if weights is None:
+        net = MidasNet(**network)
+        said, source = f"{key} is empty: random initialisation", "the settings"
+    else:
+        net = check_complete(weights, network)
+        if not weights.whole:
+            net = MidasNet(**network)
+        said = f"{weights.path} ({weights.family}): {load_into(net, weights).summary()}"
+        weights.parameters.clear()
+        if weights.remark:
+            said += f"; {weights.remark}"
+        source = "the weights" if weights.whole else "the weights, but features from the settings"
+    sizes = ", ".join(f"{name} {list(value) if isinstance(value, tuple) else value}" for name, value in network.items())
+    return net, [said, f"network: {sizes} (from {source})"]

@@ -1,7 +1,8 @@
 """Weight families: what other projects call the tensors of this network, and what their names are here.
 
 Weights are recognised by the names of their tensors. The names of this project are those of the 2021 suite. A new
-family is a branch of ``recognise`` and of ``to_our_names``.
+family is a branch of ``recognise`` and of ``to_our_names``. What training code puts around the names, and beside the
+network, is for ``selection.py``.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import CheckpointError
+from src.weights.foreign import describe_network
 
 Shape = tuple[int, ...]
 
@@ -21,23 +23,11 @@ SUITE_2021 = "2021 suite .ckpt"
 TORCHVISION = "torchvision ResNeXt"
 OFFICIAL = "official MiDaS .pt"
 
-# Where the two files are published that users start with, and what makes checkpoints of them.
-GET_NETWORK = (
-    "the authors' weights are midas_v21_384.pt in release v2_1 of isl-org/MiDaS; "
-    "python src/utils/pth2ckpt.py midas_v21_384.pt converts them"
-)
-GET_ENCODER = (
-    "an encoder to start from is ig_resnext101_32x8-c38310e5.pth of facebookresearch/WSL-Images; "
-    "python src/utils/pth2ckpt.py ig_resnext101_32x8-c38310e5.pth makes ckpt/midas_resnext_101_WSL.ckpt of it, which "
-    "--model_weights must name; '' selects random weights"
-)
-
 # The operators that a family was trained with, where its names tell (``network_ops``).
 USUAL_OPS = {SUITE_2021: "modelzoo", OFFICIAL: "midas"}
 
-# Not part of the network: names without a dot (counters, learning rates, beta powers, loss scale), optimizer moments,
-# the classifier of ImageNet models and PyTorch's batch counters.
-_IGNORED = re.compile(r"[^.]*|(moment1|moment2|vhat|moments|adam_m|adam_v)\..*|fc\.[^.]*|.*\.num_batches_tracked")
+# Of the network, but not used: the classifier of ImageNet models and PyTorch's batch counters.
+_IGNORED = re.compile(r"fc\.[^.]*|.*\.num_batches_tracked")
 
 # Torch names -> ours, applied in this order. What none of them touches stays as it is and is unexpected later.
 _RENAMES = [
@@ -62,7 +52,7 @@ _RENAMES = [
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a tensor of that name is no part of a network: optimizer state, counters, a classifier."""
+    """Whether a tensor of that name, without prefixes, has no use here: a classifier or a counter."""
     return _IGNORED.fullmatch(name) is not None
 
 
@@ -79,9 +69,15 @@ def recognise(names: Mapping[str, Any]) -> str:
         return OFFICIAL
     if "conv1.weight" in names and any(name.startswith("layer1.0.") for name in names):
         return TORCHVISION
-    raise CheckpointError(
+    raise no_family(list(names))
+
+
+def no_family(names: list[str]) -> CheckpointError:
+    """Returns the error that these tensors are not of this network; it says of which they are, if they tell."""
+    found = f"{len(names)} tensors{f' ({first_names(names)})' if names else ''}"
+    return CheckpointError(
         f"expected weights of MidasNet ({OURS}, {SUITE_2021}, {OFFICIAL}) or of its encoder ({TORCHVISION}),"
-        f" found {len(names)} tensors of another network ({first_names(list(names))})"
+        f" found {found} of {describe_network(names) or 'another network'}"
     )
 
 
@@ -165,6 +161,16 @@ def network_sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     if not all(map(is_encoder, shapes)):
         sizes["features"] = side("layer1_rn_scratch.weight", 0)
     return sizes
+
+
+def stage_widths(sizes: Mapping[str, Any]) -> list[int]:
+    """Returns the inner channels of the bottlenecks of the four stages, which alone depend on ``width_per_group``.
+
+    Args:
+        sizes: ``groups``, ``width_per_group`` and ``in_channels``.
+    """
+    planes = [sizes["in_channels"] * factor for factor in (1, 2, 4, 8)]
+    return [int(count * sizes["width_per_group"] / 64) * sizes["groups"] for count in planes]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,161 @@
+"""Damaged files with weights: each is read or refused in words; no other error, crash, long wait or huge allocation.
+
+By hand: python tests/test_mutated_weights.py KIND FILE COUNT SEED reads so many damaged copies of a file.
+"""
+
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+import traceback
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+
+from mutations import mutations  # noqa: E402
+
+SIZES = {"layers": [1, 1, 1, 1], "groups": 2, "width_per_group": 32, "in_channels": 2, "features": 8}
+SECONDS, MEGABYTES = 20, 1000  # for one file; beyond what the libraries need
+
+
+def too_long(*_):
+    raise TimeoutError
+
+
+def read_all(kind: str, source: Path, count: int, seed: int) -> None:
+    """Reads damaged copies of a file; prints how many were read and refused, and ends with status 1 for a fault."""
+    import mindspore  # noqa: F401 before torch
+    import torch  # noqa: F401
+
+    from src.common.errors import CheckpointError
+    from src.weights.checkpoint import check_complete, read_ckpt, read_weights
+
+    path = source.with_name(f"damaged {os.getpid()}{source.suffix}")
+    check_complete(read_weights(source))  # whatever the libraries load, they have loaded it
+    signal.signal(signal.SIGALRM, too_long)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEGABYTES * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    outcomes: Counter = Counter()
+    for number, data in enumerate(DAMAGE.get(kind, mutations)(source.read_bytes(), count, seed)):
+        path.write_bytes(data)
+        signal.alarm(SECONDS)
+        try:
+            if kind == "state":
+                read_ckpt(path)
+            else:
+                weights = read_weights(path)
+                weights.settings(SIZES)
+                if number % 10 == 0:  # this is slow
+                    check_complete(weights)
+            outcomes["read"] += 1
+        except CheckpointError as error:
+            text = str(error)
+            outcomes["refused"] += 1
+            if "\n" in text or str(path) not in text:
+                print(f"number {number}: {text!r}")
+                outcomes["bad text"] += 1
+        except BaseException:
+            print(f"number {number}:\n{traceback.format_exc()}")
+            outcomes["fault"] += 1
+        signal.alarm(0)
+    path.unlink()
+    print(dict(outcomes))
+    sys.exit(1 if outcomes["fault"] or outcomes["bad text"] else 0)
+
+
+def write(kind: str, path: Path) -> None:
+    """Writes a small file of a kind."""
+    import mindspore as ms
+    import numpy as np
+    import safetensors.torch
+    import torch
+    from torch_midas import TorchMidas
+
+    from src.midas_net import MidasNet
+    from src.weights.checkpoint import save_checkpoint
+
+    state = {name: value for name, value in TorchMidas(**SIZES).state_dict().items() if name.startswith("pretrained.")}
+    net = MidasNet(**SIZES).encoder
+    if path.suffix == ".pt":
+        content = {
+            "epoch": 3,
+            "model": {f"module.{name}": tensor for name, tensor in state.items()},
+            "best": np.float64(1),
+        }
+        torch.save(content, path, _use_new_zipfile_serialization=kind != "legacy")
+    elif kind == "safetensors":
+        safetensors.torch.save_file(state, path)
+    elif kind == "safetensors with CRC":
+        ms.save_checkpoint(net, str(path), format="safetensors", crc_check=True)
+    elif kind == "MindSpore":
+        ms.save_checkpoint(net, str(path), append_dict={"step": 4, "text": "x"})
+    else:
+        save_checkpoint(
+            path, {p.name: p for p in net.get_parameters()}, {"epoch": 3, "course": {"network_ops": "midas"}}
+        )
+
+
+def with_checksum(data, count, seed):
+    """Damages a .ckpt and gives it the checksum that it then has."""
+    for body in mutations(data[:-17], count, seed):
+        yield body + b"crc_num" + zlib.crc32(body).to_bytes(10, "big")
+
+
+def in_a_whole_zip(data, count, seed):
+    """Damages the pickle within a file of PyTorch, and makes a whole archive of it."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (pickle,) = (name for name in members if name.endswith("data.pkl"))
+    for damaged in mutations(members[pickle], count, seed):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in {**members, pickle: damaged}.items():
+                archive.writestr(name, content)
+        yield file.getvalue()
+
+
+DAMAGE = {"ours, checksum right": with_checksum, "zip, checksums right": in_a_whole_zip, "state": with_checksum}
+
+# kind -> suffix
+KINDS = {
+    "zip": ".pt",
+    "zip, checksums right": ".pt",
+    "legacy": ".pt",
+    "safetensors": ".safetensors",
+    "safetensors with CRC": ".safetensors",
+    "MindSpore": ".ckpt",
+    "ours": ".ckpt",
+    "ours, checksum right": ".ckpt",
+    "state": ".ckpt",
+}
+
+
+def pytest_generate_tests(metafunc):
+    if "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", KINDS)
+
+
+def test_damaged_files(tmp_path, kind):
+    source = tmp_path / f"good{KINDS[kind]}"
+    write(kind, source)
+    run = subprocess.run(
+        [sys.executable, __file__, kind, str(source), "1000", "1"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert run.returncode == 0, f"{run.stdout[-5000:]}\n{run.stderr[-5000:]}"
+    assert "'refused'" in run.stdout
+
+
+if __name__ == "__main__":
+    if not Path(sys.argv[2]).exists():
+        write(sys.argv[1], Path(sys.argv[2]))
+    read_all(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
