@@ -1,4 +1,4 @@
-"""A thousand damaged files of every kind: read, or refused with one line; see ``mutated.py``."""
+"""A thousand damaged files of every kind: read, or refused with one line; see ``mutated_images.py``."""
 
 import re
 import subprocess
@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutated import mutations, sound_files
+from mutated_images import sound_files
+from mutations import mutations
 
-SCRIPT = Path(__file__).with_name("mutated.py")
+SCRIPT = Path(__file__).with_name("mutated_images.py")
 
 
 @pytest.mark.parametrize("kind", sound_files())

@@ -1,6 +1,6 @@
 """Damaged variants of files, and readers that must not mind them.
 
-``python tests/mutated.py COUNT [KIND ...]`` feeds COUNT variants of every kind of file to its readers.
+``python tests/mutated_images.py COUNT [KIND ...]`` feeds COUNT variants of every kind of file to its readers.
 ``tests/test_mutated_images.py`` does so with few.
 """
 
@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -20,51 +19,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mutations import mutations
+
 from src import util
 from src.common.errors import DataError
-
-_EXTREMES = [
-    b"\0" * 4,
-    b"\xff" * 4,
-    b"\x7f\xff\xff\xff",
-    b"\x80\0\0\0",
-    b"\xff\xff\xff\x7f",
-    b"\0\0\0\x80",
-    b"\xff\xff",
-]
-
-
-def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Yields ``count`` damaged variants of a file, the same ones for the same seed.
-
-    Each has one to four of these faults, half of them in the first 200 bytes, where headers are: changed bits and
-    bytes; a cut; inserted bytes; a slice twice, missing, or zero; an integer that is the largest or smallest there is.
-    """
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        variant = bytearray(data)
-        for _ in range(rng.integers(1, 5)):
-            at = int(rng.integers(min(len(variant), 200) if rng.random() < 0.5 else len(variant))) if variant else 0
-            length = int(rng.integers(1, 1 + max(1, len(variant) // 8)))
-            kind = rng.integers(9)
-            if kind <= 1 and variant:
-                variant[at] ^= 1 << int(rng.integers(8))
-            elif kind == 2 and variant:
-                variant[at] = int(rng.integers(256))
-            elif kind == 3:
-                extreme = _EXTREMES[rng.integers(len(_EXTREMES))]
-                variant[at : at + len(extreme)] = extreme
-            elif kind == 4:
-                variant[at:at] = rng.bytes(min(length, 64))
-            elif kind == 5:
-                variant[at:at] = variant[at : at + length]
-            elif kind == 6:
-                variant[at : at + length] = bytes(len(variant[at : at + length]))
-            elif kind == 7:
-                del variant[at : at + min(length, 64)]
-            else:
-                del variant[max(at, 1) :]
-        yield bytes(variant)
 
 
 def png_with_right_checksums(png: bytes) -> bytes:
