@@ -29,7 +29,7 @@ from src.config import (
 )
 from src.training.group import Group
 from src.training.loss_log import LOSS_CSV
-from src.training.run_folder import CONFIG_FILE, RunFolder
+from src.training.run_folder import CONFIG_FILE, RunFolder, find_resume, folder_to_resume
 from src.training.schedule import LearningRate, LoopSettings, Position
 from src.utils.loadImgDepth import LoadImagesDepth, create_dataset
 from src.utils.mixdata import (
@@ -42,7 +42,6 @@ from src.utils.mixdata import (
     warnings_of,
 )
 from src.utils.order import SampleOrder
-from src.weights.locate import find_checkpoint
 
 if TYPE_CHECKING:
     from src.training.step import TrainStep
@@ -126,39 +125,6 @@ def _names(config: Config, pairs: list[Pair]) -> str:
     return "\n".join(rows)
 
 
-def find_resume(config: Config) -> Optional[Path]:
-    """Returns the checkpoint that ``resume`` names, None for a new run; UsageError if there is no such checkpoint."""
-    if not config.resume:
-        return None
-    folder = RunFolder(config.train_output_path)
-    if config.resume is True:
-        latest = folder.latest()
-        if latest is None:
-            raise UsageError(
-                f"resume: expected Midas_*.ckpt in {folder.path} (train_output_path), found none; --resume False starts"
-                " a new run"
-            )
-        return latest.path
-    return find_checkpoint(config.resume, "resume", "True resumes the run in train_output_path, False starts a new one")
-
-
-def run_folder_of(config: Config, checkpoint: Path) -> str:
-    """Returns where a resumed run goes on: ``train_output_path`` if it is given, else where its checkpoint is.
-
-    Raises:
-        UsageError: There are the files of another run.
-    """
-    folder = RunFolder(config.train_output_path)
-    if "train_output_path" not in config.given and (checkpoint.parent / CONFIG_FILE).is_file():
-        folder = RunFolder(checkpoint.parent)
-    if checkpoint.parent != folder.path and (folder.latest() or (folder.path / LOSS_CSV).exists()):
-        raise UsageError(
-            f"train_output_path {folder.path}: expected a new folder, or {checkpoint.parent}, where the checkpoint is, "
-            "found the files of another run"
-        )
-    return str(folder.path)
-
-
 def load_settings() -> tuple[Config, Optional[Path]]:
     """Reads the settings; those of a resumed run come from its folder.
 
@@ -169,10 +135,10 @@ def load_settings() -> tuple[Config, Optional[Path]]:
         UsageError: As ``load_config``; or the command line would change the course of the run to resume.
     """
     config = load_config(__doc__, keys=KEYS, is_complete=False)
-    checkpoint = find_resume(config)
+    checkpoint = find_resume(config.resume, config.train_output_path)
     if checkpoint is None:
         return load_config(__doc__, keys=KEYS), None
-    train_output_path = run_folder_of(config, checkpoint)
+    train_output_path = str(folder_to_resume(checkpoint, config.train_output_path, "train_output_path" in config.given))
     if not (checkpoint.parent / CONFIG_FILE).is_file():
         return load_config(__doc__, keys=KEYS), checkpoint
     settings_file = checkpoint.parent / CONFIG_FILE

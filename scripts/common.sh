@@ -115,11 +115,17 @@ install_requirements() {
 latest_checkpoint() {
     "$PYTHON" -c 'import sys
 sys.path.insert(0, sys.argv.pop(1))
-from midas_train import load_settings
 from src.common.errors import run_script
-from src.training.run_folder import RunFolder
+from src.config import load_config
+from src.training.run_folder import RunFolder, find_resume, folder_to_resume
 def main():
-    latest = RunFolder(load_settings()[0].train_output_path).latest()
+    config = load_config("", is_complete=False)
+    folder, checkpoint = config.train_output_path, find_resume(config.resume, config.train_output_path)
+    if checkpoint:
+        folder = folder_to_resume(checkpoint, folder, "train_output_path" in config.given)
+    else:
+        load_config("")
+    latest = RunFolder(folder).latest()
     print(latest.path if latest else "")
 run_script(main)' "$REPOSITORY" "$@"
 }

@@ -90,6 +90,7 @@ def weights(net, tmp_path_factory):
 
 # Files that compile networks or run whole scripts; the others take seconds and come first.
 SLOW = (
+    "mutated_weights",
     "midas_net",
     "trainer",
     "evaluator",

@@ -11,7 +11,7 @@ from src.common import compile_cache, device
 from src.common.errors import UsageError
 from src.training import loss_log
 from src.training.loss_log import LossLog, LossRow, read_loss_csv
-from src.training.run_folder import RunFolder
+from src.training.run_folder import RunFolder, find_resume, folder_to_resume
 
 
 def test_checkpoints_are_sorted_by_place_in_the_run_whatever_device_wrote_them(tmp_path):
@@ -30,6 +30,30 @@ def test_checkpoints_are_sorted_by_place_in_the_run_whatever_device_wrote_them(t
     assert (tmp_path / "config.yaml").read_text() == "key: value\n"
     folder.start("key: another\n", 10, 1)
     assert (tmp_path / "config.yaml").read_text() == "key: value\n"  # that of a run stays
+
+
+def test_which_checkpoint_is_resumed_and_where_the_run_goes_on(tmp_path):
+    run, default, empty = (tmp_path / name for name in ("run", "default", "empty"))
+    for folder in (run, default, empty):
+        folder.mkdir()
+    for path in (run / "Midas_0-1_1.ckpt", run / "Midas_0-2_1.ckpt", default / "Midas_0-9_1.ckpt"):
+        path.write_text("")
+    newest = run / "Midas_0-2_1.ckpt"
+    assert find_resume(False, str(default)) is None
+    assert find_resume(True, str(default)) == default / "Midas_0-9_1.ckpt"
+    assert find_resume(str(run), str(default)) == newest
+    assert find_resume(str(run / "Midas_0-1_1.ckpt"), str(default)) == run / "Midas_0-1_1.ckpt"
+    for resume, place in ((True, str(empty)), (str(empty), str(run)), (str(tmp_path / "gone"), str(run))):
+        with pytest.raises(UsageError, match=r"^resume: expected .*False starts a new"):
+            find_resume(resume, place)
+
+    with pytest.raises(UsageError, match="found the files of another run"):
+        folder_to_resume(newest, str(default), is_given=False)  # no settings beside it: perhaps a copy
+    (run / "config.yaml").write_text("")
+    assert folder_to_resume(newest, str(default), is_given=False) == run
+    assert folder_to_resume(newest, str(empty), is_given=True) == empty
+    with pytest.raises(UsageError, match="found the files of another run"):
+        folder_to_resume(newest, str(default), is_given=True)
 
 
 def test_leftovers_of_live_processes_stay(tmp_path):

@@ -9,7 +9,8 @@ from typing import Optional, TextIO, Union
 
 from src.common.atomic import remove_leftovers, write_text
 from src.common.errors import UsageError
-from src.weights.locate import Checkpoint, list_checkpoints
+from src.training.loss_log import LOSS_CSV
+from src.weights.locate import Checkpoint, find_checkpoint, list_checkpoints
 
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = "run.lock"
@@ -97,6 +98,51 @@ class RunFolder:
         """Deletes all but the ``keep`` newest checkpoints."""
         for checkpoint in self.checkpoints()[:-keep]:
             checkpoint.path.unlink(missing_ok=True)
+
+
+def find_resume(resume: Union[bool, str], train_output_path: str) -> Optional[Path]:
+    """Returns the checkpoint to resume from; None for a new run.
+
+    Args:
+        resume: The setting: True for the newest checkpoint of ``train_output_path``, a path, or False.
+        train_output_path: The setting.
+
+    Raises:
+        UsageError: There is no such checkpoint.
+    """
+    if resume is False:
+        return None
+    if isinstance(resume, str):
+        return find_checkpoint(resume, "resume", "True resumes the run in train_output_path, False starts a new one")
+    latest = RunFolder(train_output_path).latest()
+    if latest is None:
+        raise UsageError(
+            f"resume: expected Midas_*.ckpt in {train_output_path} (train_output_path), found none; --resume False "
+            "starts a new run"
+        )
+    return latest.path
+
+
+def folder_to_resume(checkpoint: Path, train_output_path: str, is_given: bool) -> Path:
+    """Returns where a resumed run goes on: where its checkpoint is, unless another folder is given.
+
+    Args:
+        checkpoint: To resume from.
+        train_output_path: The setting.
+        is_given: Whether that is no default.
+
+    Raises:
+        UsageError: In the other folder are the files of another run.
+    """
+    folder = RunFolder(train_output_path)
+    if not is_given and (checkpoint.parent / CONFIG_FILE).is_file():
+        folder = RunFolder(checkpoint.parent)
+    if checkpoint.parent != folder.path and (folder.latest() or (folder.path / LOSS_CSV).exists()):
+        raise UsageError(
+            f"train_output_path {folder.path}: expected a new folder, or {checkpoint.parent}, where the checkpoint is, "
+            "found the files of another run"
+        )
+    return folder.path
 
 
 def _first_line(text: str) -> str:

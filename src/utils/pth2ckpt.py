@@ -85,7 +85,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     weights = convert(source, output, options.overwrite)
     count = sum(array.size for name, array in weights.parameters.items() if ".moving_" not in name)
     print(f"read:    {weights.path}: {weights.family}, {'whole network' if weights.whole else 'encoder alone'}")
-    print("network:", ", ".join(f"{key} {value}" for key, value in weights.sizes.items()))
+    known = {**weights.sizes, **({"network_ops": weights.network_ops} if weights.network_ops else {})}
+    print("network:", ", ".join(f"{key} {value}" for key, value in known.items()))
     print(f"tensors: {len(weights.parameters)} ({count / 1e6:.2f} M parameters and the batch statistics)")
     if weights.remark:
         print(f"choice:  {weights.remark}")

@@ -227,7 +227,8 @@ def _read_torch(path: Path) -> Content:
             f"{path}: a PyTorch file needs PyTorch to be read: pip install torch==2.13.0, or convert the file with"
             " src/utils/pth2ckpt.py where PyTorch is installed"
         ) from error
-    is_zip = zipfile.is_zipfile(path)
+    with open(path, "rb") as file:
+        is_zip = file.read(2) == b"PK"
     try:
         if is_zip:
             _check_zip(path)
