@@ -32,7 +32,7 @@ def read_listing(path: Path) -> list[tuple[float, str]]:
         path: The list.
 
     Returns:
-        Time stamps in seconds, and files as written, in the order of the list.
+        Time stamps in seconds, and files as written, in the order of the list, each pair of them once.
 
     Raises:
         DataError: The list is missing or empty, or has a line of another form.
@@ -45,7 +45,7 @@ def read_listing(path: Path) -> list[tuple[float, str]]:
         if time is None:
             raise DataError(f"{path}: line {number}: expected 'TIME FILE', found {' '.join(fields)!r}")
         entries.append((float(time), fields[at]))
-    return entries
+    return list(dict.fromkeys(entries))
 
 
 def _quoted(file: str) -> str:

@@ -123,6 +123,13 @@ def test_names_of_files_keep_what_belongs_to_them(tmp_path):
     assert read_listing(path) == [(1.5, "rgb/it's.png"), (2.5, "my rgb/2, 3.png"), (3.5, "a b.png")]
 
 
+def test_a_list_that_was_joined_to_itself_names_no_picture_twice(tmp_path):
+    for kind in ("rgb", "depth"):
+        _write(tmp_path / f"{kind}.txt", f"# {kind}\n1.00 {kind}/1.png\n2.00 {kind}/2.png\n" * 2)
+    associate_script.main([str(tmp_path)])
+    assert (tmp_path / "associate.txt").read_text() == "rgb/1.png depth/1.png\nrgb/2.png depth/2.png\n"
+
+
 def test_names_with_blanks_get_through_associate_txt(tmp_path):
     _write(tmp_path / "rgb.txt", '1.00 "my rgb/1.png"\n2.00 rgb/2.png\n')
     _write(tmp_path / "depth.txt", '1.01 "my depth/1,0.png"\n2.01 depth/2.png\n')

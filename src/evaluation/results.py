@@ -215,7 +215,7 @@ class ResultFiles:
             if name in evaluated and data.get(name) != fingerprint:
                 raise UsageError(
                     f"resume: {self.details}: expected the files of {name} as they were in the interrupted evaluation, "
-                    "found others or changed ones"
+                    "found others or changed ones; without --resume True they are evaluated anew, these results kept"
                 )
         now["data"] = {**data, **now["data"]}
         now["sets"] = {name: found["sets"][name] for name in self._values if name in found["sets"]}
