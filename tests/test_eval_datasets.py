@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import shutil
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -708,6 +709,14 @@ def test_pickling_threads_and_processes(every_set):
         assert list(pool.map(image_sum, jobs * 5)) == expected * 5
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(image_sum, jobs) == expected
+
+
+def test_fingerprint_is_that_of_the_same_data_in_another_folder(every_set, tmp_path, monkeypatch):
+    for name, path in every_set.items():
+        before = open_dataset(name, path).fingerprint()
+        moved = shutil.copytree(path, tmp_path / "moved" / name)  # with the times of the files
+        monkeypatch.chdir(moved.parent)
+        assert open_dataset(name, moved).fingerprint() == open_dataset(name, name).fingerprint() == before
 
 
 def test_fingerprint_tells_other_data(every_set):
