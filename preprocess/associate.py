@@ -17,33 +17,39 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.common.atomic import write_text
 from src.common.errors import DataError, UsageError, run_script
-from src.util import read_fields
+from src.util import is_number, read_fields, split_fields
 
 MAX_DIFFERENCE_S = 0.02
 _TIME = re.compile(r"\d{1,20}\.?\d*(?:[eE]\+?\d\d?)?")
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf)", re.IGNORECASE)
 
 
 def read_listing(path: Path) -> list[tuple[float, str]]:
     """Reads rgb.txt or depth.txt: lines ``TIME FILE``, see ``read_fields``; in any order, with any further columns.
 
+    The time is the number before the file, or else the first one behind it.
+
     Args:
         path: The list.
 
     Returns:
-        Time stamps in seconds, and files as written, in the order of the list.
+        Time stamps in seconds, and files as written, in the order of the list, each pair of them once.
 
     Raises:
         DataError: The list is missing or empty, or has a line of another form.
     """
     entries = []
     for number, fields in read_fields(path):
-        time = next(filter(_TIME.fullmatch, fields), None)
-        file = next((field for field in fields if not _NUMBER.fullmatch(field)), None)
-        if time is None or file is None:
+        at = next((i for i, field in enumerate(fields) if not is_number(field)), None)
+        near = [] if at is None else [*reversed(fields[:at]), *fields[at + 1 :]]
+        time = next(filter(_TIME.fullmatch, near), None)
+        if time is None:
             raise DataError(f"{path}: line {number}: expected 'TIME FILE', found {' '.join(fields)!r}")
-        entries.append((float(time), file))
-    return entries
+        entries.append((float(time), fields[at]))
+    return list(dict.fromkeys(entries))
+
+
+def _quoted(file: str) -> str:
+    return f'"{file}"' if split_fields(file) != [file] else file
 
 
 def associate(first: list[float], second: list[float], max_difference: float) -> list[tuple[int, int]]:
@@ -97,7 +103,7 @@ def associate_files(
         found, against = (f"{min(times):.6f}..{max(times):.6f}" for times in (depth_times, rgb_times))
         expected = f"time stamps within {max_difference:g} s of {rgb_list}"
         raise DataError(f"{depth_list}: expected {expected}, found {found} with the offset, against {against}")
-    write_text(output, "".join(f"{rgb[i][1]} {depth[j][1]}\n" for i, j in pairs))
+    write_text(output, "".join(f"{_quoted(rgb[i][1])} {_quoted(depth[j][1])}\n" for i, j in pairs))
     return f"{output}: {len(pairs)} pairs of {len(rgb)} colour and {len(depth)} depth pictures"
 
 

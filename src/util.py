@@ -22,6 +22,8 @@ from src.decode import decode, orientation_of
 PathLike = Union[str, Path]
 
 _PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d{1,9})\s+(\d{1,9})\s+([-+]?\d{1,20}\.?\d{0,20}(?:[eE][-+]?\d{1,3})?)\s")
+_FIELD = re.compile(r"""(?<![^\s,;])"([^"]*)"(?![^\s,;])|(?<![^\s,;])'([^']*)'(?![^\s,;])|[^\s,;]+""")
+_QUOTED = re.compile(r'^"([^"]*)"$')
 _DPT_HEADER = struct.Struct("<4sII")  # tag, width, height
 _DPT_TAG = b"PIEH"  # written by the Sintel software
 
@@ -76,8 +78,8 @@ def read_fields(path: PathLike) -> list[tuple[int, list[str]]]:
     """Reads a list with several fields per line, whatever program has written it.
 
     Args:
-        path: A text file, see ``read_lines``. Fields are separated by blanks, tabs, commas or semicolons, and may be
-            quoted. A backslash is the separator of folders.
+        path: A text file, see ``read_lines``. Fields are separated by blanks, tabs, commas or semicolons. A field that
+            holds one of these is quoted. A backslash is the separator of folders.
 
     Returns:
         Number (from 1) and fields of every line.
@@ -85,11 +87,23 @@ def read_fields(path: PathLike) -> list[tuple[int, list[str]]]:
     Raises:
         DataError: As ``read_lines``.
     """
-    table = []
-    for number, line in read_lines(path):
-        fields = re.split(r"[\s,;]+", line.replace('"', "").replace("'", "").replace("\\", "/"))
-        table.append((number, list(filter(None, fields))))
-    return table
+    return [(number, split_fields(line)) for number, line in read_lines(path)]
+
+
+def split_fields(line: str) -> list[str]:
+    """Splits a line as ``read_fields`` says; one that is quoted as a whole is a line all the same."""
+    line = _QUOTED.sub(r"\1", line.replace("\\", "/"))
+    fields = (match[1] or match[2] or match[0].strip("\"'") for match in _FIELD.finditer(line))
+    return list(filter(None, fields))
+
+
+def is_number(field: str) -> bool:
+    """Whether a field of a list is a number, such as a time stamp, and so no file."""
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def read_image(path: PathLike, exif_rotation: bool = True) -> np.ndarray:

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import shutil
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -205,6 +206,15 @@ def test_tum_layouts(tmp_path, lines, rgb_folder, nested):
     assert sample.valid[1:].all()
 
 
+@pytest.mark.parametrize("order", [("rgb/1.5.png", "depth/1.6.png"), ("depth/1.6.png", "rgb/1.5.png")])
+def test_tum_paths_may_be_absolute_and_below_any_folder(tmp_path, order):
+    root = tmp_path / "depth_sets"
+    write_tum(root, " ".join(str(root / file) for file in order))
+    sample = open_dataset("TUM", root)[0]
+    np.testing.assert_array_equal(sample.image, picture(1))
+    np.testing.assert_allclose(sample.depth, tum_units(1) / 5000, rtol=1e-6)
+
+
 def test_tum_faults(tmp_path):
     lines = "rgb/1.5.png depth/1.6.png\nrgb/9.png depth/1.6.png\nrgb/1.5.png depth/9.png\n1.5 rgb/1.5.png 1.6\n"
     write_tum(tmp_path, lines)
@@ -284,12 +294,20 @@ def test_tum_says_which_version_it_is(tmp_path):
         ({"gt_depth": np.ones((6, 8), int)}, "and /gt/gt_depth int64 (6, 8)"),
         ({"gt_depth": np.ones((0, 8), np.float32), "img_1": np.ones((0, 8, 3), np.float32)}, "float (H, W), found"),
         ({"img_1": np.full((6, 8, 3), 255.0)}, "expected /gt/img_1 on the scale 0..1, found 255..255"),
+        ({"img_1": np.full((6, 8, 3), -1.0)}, "expected /gt/img_1 on the scale 0..1, found -1..-1"),
         ({"img_1": np.full((6, 8, 3), np.nan)}, "expected /gt/img_1 on the scale 0..1, found nan..nan"),
     ],
 )
 def test_tum_frame_faults(tmp_path, arrays, message):
     write_frame(tmp_path / "1.h5", 1, **arrays)
     assert message in fault(open_dataset("TUM", tmp_path), 0)
+
+
+def test_tum_frames_may_exceed_the_scale_a_little(tmp_path):
+    """As resizing with a cubic kernel makes them."""
+    image = np.linspace(-0.02, 1.02, HEIGHT * WIDTH * 3, dtype=np.float32).reshape(HEIGHT, WIDTH, 3)
+    write_frame(tmp_path / "1.h5", 1, img_1=image)
+    np.testing.assert_array_equal(open_dataset("TUM", tmp_path)[0].image, image)
 
 
 def test_tum_frames_that_lack_an_array_or_are_damaged(tmp_path):
@@ -599,6 +617,7 @@ def test_diw_annotation_faults(tmp_path, line, word):
         lambda text: text.replace("/", "\\").replace("\n", "\r\n"),
         lambda text: text.replace("\n", f"\n{BOM}"),
         lambda text: "\n".join(line if "/" in line else line + ",0.9,worker" for line in text.splitlines()),
+        lambda text: text.replace(".thumb", ".thumb,,,,,,"),
     ],
 )
 def test_diw_tables_of_other_programs(tmp_path, change):
@@ -612,6 +631,13 @@ def test_diw_tables_of_other_programs(tmp_path, change):
         assert found[index].name == expected[index].name
         for field in ("image", "points", "relation"):
             np.testing.assert_array_equal(getattr(found[index], field), getattr(expected[index], field))
+
+
+@pytest.mark.parametrize("name", ["a, b", "a b", "it's", "a;b"])
+def test_diw_pictures_may_have_any_name(tmp_path, name):
+    write_diw(tmp_path, TABLE.replace("a.thumb", f"{name}.thumb"), names=(name, "b"))
+    dataset = open_dataset("DIW", tmp_path)
+    assert [dataset[index].name for index in range(2)] == [f"./DIW_test/{name}.thumb", "./DIW_test/b.thumb"]
 
 
 def test_diw_odd_lines_cost_one_sample_each(tmp_path):
@@ -683,6 +709,14 @@ def test_pickling_threads_and_processes(every_set):
         assert list(pool.map(image_sum, jobs * 5)) == expected * 5
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(image_sum, jobs) == expected
+
+
+def test_fingerprint_is_that_of_the_same_data_in_another_folder(every_set, tmp_path, monkeypatch):
+    for name, path in every_set.items():
+        before = open_dataset(name, path).fingerprint()
+        moved = shutil.copytree(path, tmp_path / "moved" / name)  # with the times of the files
+        monkeypatch.chdir(moved.parent)
+        assert open_dataset(name, moved).fingerprint() == open_dataset(name, name).fingerprint() == before
 
 
 def test_fingerprint_tells_other_data(every_set):

@@ -67,14 +67,15 @@ def test_depth_and_a_constant_do_not(eval_data, name):
     assert (result.value > 0.05, result.inverted) == (True, IMAGES)
 
 
-def test_pipeline_equals_a_plain_loop(eval_data):
+def test_pipeline_equals_a_plain_loop(eval_data, net):
     """Network, resize and score once more, one image after another, the fit by numpy's least squares."""
-    predictor = MindSporePredictor(MidasNet(**TINY))
+    predictor = MindSporePredictor(net)
     dataset = open_one(eval_data, "Sintel")
     result, records = run(dataset, predictor.infer, lambda sample: predictor.prepare(sample.image))
     expected = []
     for sample in map(dataset.__getitem__, range(IMAGES)):
         small = predictor.net(ms.Tensor(predictor.prepare(sample.image))).asnumpy()[0]
+        assert small.min() < small.max()
         height, width = sample.depth.shape
         rows = np.clip((np.arange(height) + 0.5) * small.shape[0] / height - 0.5, 0, small.shape[0] - 1)
         columns = np.clip((np.arange(width) + 0.5) * small.shape[1] / width - 0.5, 0, small.shape[1] - 1)
@@ -163,11 +164,11 @@ def test_scores_are_handed_over_at_once(eval_data):
     assert [record.number for record in seen] == [1, 2]
 
 
-def test_compilations_are_counted():
+def test_compilations_are_counted(net):
     """Dynamic shapes compile once for all sizes, static ones once for each; the maps are the same."""
     sizes = [(64, 96), (96, 64), (128, 160), (64, 96)]
     images = [np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32) for size in sizes]
-    dynamic = MindSporePredictor(MidasNet(**TINY))
+    dynamic = MindSporePredictor(net)
     static = MindSporePredictor(MidasNet(**TINY), dynamic_shape=False)
     ms.load_param_into_net(static.net, dynamic.net.parameters_dict())
     counts = []

@@ -16,6 +16,7 @@ from preprocess.associate import associate, associate_files, read_listing
 from preprocess.deal import Frame, read_frames
 from preprocess.place import place_file
 from src.common.errors import DataError, UsageError
+from src.util import read_fields
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 120
@@ -103,6 +104,11 @@ def test_read_listing_skips_comments_and_blank_lines(tmp_path):
         '"1.5";"rgb/1.png"',
         "\N{ZERO WIDTH NO-BREAK SPACE}1.5 rgb/1.png",
         "1.5e0 rgb/1.png\r",
+        "1 1.5 rgb/1.png",
+        "1;1.5;rgb/1.png;2.5",
+        '"1.5,rgb/1.png"',
+        "1.5 'rgb/1.png",
+        "1.5 rgb/1.png infinity",
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -110,6 +116,30 @@ def test_lists_of_other_programs(tmp_path, line, encoding):
     path = tmp_path / "rgb.txt"
     path.write_text(f"# head\n0.5 rgb/0.png\n{line}\n", encoding=encoding)
     assert read_listing(path) == [(0.5, "rgb/0.png"), (1.5, "rgb/1.png")]
+
+
+def test_names_of_files_keep_what_belongs_to_them(tmp_path):
+    path = _write(tmp_path / "rgb.txt", "1.5 rgb/it's.png\n2.5,\"my rgb/2, 3.png\"\n'3.5' 'a b.png' 1\n")
+    assert read_listing(path) == [(1.5, "rgb/it's.png"), (2.5, "my rgb/2, 3.png"), (3.5, "a b.png")]
+
+
+def test_a_list_that_was_joined_to_itself_names_no_picture_twice(tmp_path):
+    for kind in ("rgb", "depth"):
+        _write(tmp_path / f"{kind}.txt", f"# {kind}\n1.00 {kind}/1.png\n2.00 {kind}/2.png\n" * 2)
+    associate_script.main([str(tmp_path)])
+    assert (tmp_path / "associate.txt").read_text() == "rgb/1.png depth/1.png\nrgb/2.png depth/2.png\n"
+
+
+def test_names_with_blanks_get_through_associate_txt(tmp_path):
+    _write(tmp_path / "rgb.txt", '1.00 "my rgb/1.png"\n2.00 rgb/2.png\n')
+    _write(tmp_path / "depth.txt", '1.01 "my depth/1,0.png"\n2.01 depth/2.png\n')
+    associate_script.main([str(tmp_path)])
+    lines = (tmp_path / "associate.txt").read_text().splitlines()
+    assert lines == ['"my rgb/1.png" "my depth/1,0.png"', "rgb/2.png depth/2.png"]
+    assert [fields for _, fields in read_fields(tmp_path / "associate.txt")] == [
+        ["my rgb/1.png", "my depth/1,0.png"],
+        ["rgb/2.png", "depth/2.png"],
+    ]
 
 
 @pytest.mark.parametrize(("case", "pairs"), [("bom", 1), ("comma", 2), ("extra", 1)])

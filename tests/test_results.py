@@ -162,7 +162,9 @@ def test_rows_are_not_used_for_other_data(copied_data, tmp_path, change):
             other = picture.parents[1] / kind / picture.name
             shutil.copyfile(other, other.with_name("0000009999.png"))
     kitti, tum = open_one(copied_data, "Kitti"), open_one(copied_data, "TUM")
-    with pytest.raises(UsageError, match="expected the files of Kitti as they were"):
+    with pytest.raises(
+        UsageError, match=r"expected the files of Kitti as they were .* without --resume True they are evaluated anew"
+    ):
         ResultFiles(path, SETTINGS, [kitti], resume=True)
     assert contents(path) == before
     with ResultFiles(path, SETTINGS, [tum], resume=True) as files:  # which has no rows yet
@@ -262,6 +264,27 @@ def test_folder_that_cannot_be_written(tmp_path, kitti):
         ResultFiles(tmp_path / "file" / "val.json", SETTINGS, [kitti])
 
 
+def test_folder_in_the_place_of_the_results_is_left_alone(tmp_path, kitti):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    with pytest.raises(UsageError, match=r"ann_file: expected the name of a file .* found the folder"):
+        ResultFiles(folder, SETTINGS, [kitti])
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_dots_in_a_name_belong_to_it(tmp_path, kitti):
+    assert details_path("a/val.JSON").name == "val_details.csv"
+    assert settings_path("a/val.2.json").name == "val.2_settings.json"
+    for name in ("net.v1", "net.v2"):
+        with ResultFiles(tmp_path / name, SETTINGS, [kitti], resume=True) as files:
+            assert files.records_of(kitti) == []
+            files.append(RECORDS[0])
+            files.finish(result("Kitti", 1.0, 1))
+        assert files.backed_up == []
+    with ResultFiles(tmp_path / "net.v1", SETTINGS, [kitti]) as files:
+        assert [path.name for path in files.backed_up] == ["net.1.v1", "net.v1_details.1.csv", "net.v1_settings.1.json"]
+
+
 def test_image_names_may_hold_any_character(ann_file, kitti):
     odd = replace(RECORDS[2], image='a\u2028b\x0b"c",\nd')
     with ResultFiles(ann_file, SETTINGS, [kitti], resume=True) as files:
@@ -324,6 +347,8 @@ def test_a_part_of_a_benchmark_does_not_compare():
         table = format_table([result("Kitti", 25.0, scored)], "paper")
         assert cells(table)["paper, MIX 5"] == [expected]
         assert (f"- Kitti: this run has {scored} images, the benchmark 161" in notes(table)) == (scored != 161)
+    table = format_table([result("Kitti", 25.0, 161, empty=("a",))], "paper")
+    assert "- Kitti: this run has 162 images, the benchmark 161" in notes(table)
     assert cells(format_table([result("Kitti", 25.0, 161)], "modelzoo"))["paper, MIX 5"] == ["(23.9)"]
     assert cells(format_table([result("Kitti", 25.0, 161)], "modelzoo"))["2021 suite, V100"] == ["23.87"]
 
@@ -336,6 +361,10 @@ def test_figures_of_the_two_versions_of_tum_do_not_mix():
     assert cells(table)["paper, MIX 5"] == ["(14.29)"]
     assert notes(table)[0] == "TUM: scored on rgbd_dataset_freiburg2_desk_with_person"
     assert f"- TUM: this run scored {SEQUENCE}, the paper {FRAMES}" in notes(table)
+    assert "TUM: images are counted against associate.txt; how many of them the 2021 suite had is not" in table
+    faulty = format_table([replace(sequence, scored=1, faulty=1)], "modelzoo")
+    assert cells(faulty)["2021 suite, Ascend 910"] == ["(15.08)"]
+    assert "- TUM: this run has 1 images, associate.txt 2" in notes(faulty)
     frames = format_table([result("TUM", 15.0, 1815, version=FRAMES)], "paper")
     assert cells(frames)["paper, MIX 5"] == ["14.29"]
     assert cells(frames)["2021 suite, Ascend 910"] == ["(15.08)"]

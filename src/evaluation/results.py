@@ -70,16 +70,20 @@ def content_hash(path: Union[str, Path]) -> str:
     return digest.hexdigest()
 
 
+def _beside(ann_file: Union[str, Path], end: str) -> Path:
+    ann_file = Path(ann_file)
+    is_json = ann_file.suffix.lower() == ".json"  # other dots belong to the name: results.v1, results.v2
+    return ann_file.with_name(f"{ann_file.stem if is_json else ann_file.name}{end}")
+
+
 def details_path(ann_file: Union[str, Path]) -> Path:
     """Returns the path of the details that belong to ``ann_file``: ``val_details.csv`` for ``val.json``."""
-    ann_file = Path(ann_file)
-    return ann_file.with_name(f"{ann_file.stem}_details.csv")
+    return _beside(ann_file, "_details.csv")
 
 
 def settings_path(ann_file: Union[str, Path]) -> Path:
     """Returns the path of the settings that belong to ``ann_file``: ``val_settings.json`` for ``val.json``."""
-    ann_file = Path(ann_file)
-    return ann_file.with_name(f"{ann_file.stem}_settings.json")
+    return _beside(ann_file, "_settings.json")
 
 
 @contextmanager
@@ -119,6 +123,8 @@ class ResultFiles:
         resume: bool = False,
     ):
         self.ann_file, self.details = Path(ann_file), details_path(ann_file)
+        if self.ann_file.is_dir():
+            raise UsageError(f"ann_file: expected the name of a file such as val.json, found the folder {ann_file}")
         self.backed_up: list[Path] = []
         self._settings = settings_path(ann_file)
         self._values: dict[str, float] = {}
@@ -209,7 +215,7 @@ class ResultFiles:
             if name in evaluated and data.get(name) != fingerprint:
                 raise UsageError(
                     f"resume: {self.details}: expected the files of {name} as they were in the interrupted evaluation, "
-                    "found others or changed ones"
+                    "found others or changed ones; without --resume True they are evaluated anew, these results kept"
                 )
         now["data"] = {**data, **now["data"]}
         now["sets"] = {name: found["sets"][name] for name in self._values if name in found["sets"]}

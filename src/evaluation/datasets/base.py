@@ -194,11 +194,12 @@ class EvalDataset:
     def fingerprint(self) -> str:
         """Returns a digest of the list of samples, and of size and time of change of the files that they are read from.
 
-        It tells other data from the same; nothing is decoded.
+        It tells other data from the same, in whatever folder; nothing is decoded.
         """
         digest = hashlib.sha256()
         for entry in self._entries:
-            digest.update(ascii((entry, [size_and_time(file) for file in entry.files])).encode())
+            files = [(file.name, size_and_time(file)) for file in entry.files]
+            digest.update(ascii((entry.name, files, bool(entry.fault), entry.annotation[1])).encode())
         return digest.hexdigest()
 
     @property

@@ -1,5 +1,6 @@
 """Depth in the Wild."""
 
+import os
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from src.common.errors import DataError
 from src.evaluation.datasets.base import Entry, EvalDataset, OrdinalSample
 from src.evaluation.metric import WHDR
-from src.util import PathLike, read_fields
+from src.util import PathLike, read_lines, split_fields
 
 _ANNOTATION = re.compile(r"(\d{1,9}),(\d{1,9}),(\d{1,9}),(\d{1,9}),([<>]),(\d{1,9}),(\d{1,9})(?:,.*)?")
 
@@ -34,13 +35,16 @@ class Diw(EvalDataset):
             raise self._missing(path)
         entries = []
         picture = ""  # named by the last line with a path, not annotated yet
-        for number, fields in read_fields(table):
+        for number, text in read_lines(table):
+            fields = split_fields(text)
             where, line = f"{table}: line {number}", ",".join(fields)
             if "/" in line:
                 if picture:
                     fault = f"{where}: expected the annotation of {picture}, found {line!r}"
                     entries.append(Entry(picture, fault=fault))
                 picture = fields[0]
+                if len(fields) > 1 and os.path.isfile(Path(path) / text):  # its name holds what separates fields
+                    picture = text
             elif picture:
                 entries.append(Entry(picture, (Path(path) / picture,), annotation=(where, line)))
                 picture = ""

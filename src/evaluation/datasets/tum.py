@@ -9,7 +9,7 @@ import numpy as np
 from src.common.errors import DataError
 from src.evaluation.datasets.base import DatasetMissing, DenseSample, Entry, EvalDataset, find_picture, reading
 from src.evaluation.metric import BAD_SHARE
-from src.util import PathLike, read_fields, read_tum_depth
+from src.util import PathLike, is_number, read_fields, read_tum_depth
 
 SEQUENCE = "rgbd_dataset_freiburg2_desk_with_person"
 FRAMES = "the frames with people (.h5)"
@@ -17,6 +17,7 @@ FRAMES = "the frames with people (.h5)"
 _IMAGE, _DEPTH = "gt/img_1", "gt/gt_depth"  # of a .h5 frame
 _LEAST_DEPTH_M = 1e-8  # of a reading in a .h5 frame
 _MOST_PIXELS = 1 << 24  # of a .h5 frame
+_OVERSHOOT = 0.1  # these pictures have been resized in floating point
 
 
 class Tum(EvalDataset):
@@ -70,8 +71,8 @@ class Tum(EvalDataset):
 def _list_sequence(root: Path, associations: Path) -> list[Entry]:
     entries = []
     for number, fields in read_fields(associations):
-        files = [field for field in fields if not _is_number(field)]
-        is_depth = ["depth" in Path(file).parent.as_posix().lower() for file in files]
+        files = [field for field in fields if not is_number(field)]
+        is_depth = ["depth" in Path(file).parent.name.lower() for file in files]  # folders above may have any name
         if len(files) >= 2:
             truth = is_depth.index(True) if True in is_depth else 1
             picture = is_depth.index(False) if False in is_depth else 1 - truth
@@ -81,14 +82,6 @@ def _list_sequence(root: Path, associations: Path) -> list[Entry]:
             fault = f"{associations}: line {number}: expected a colour and a depth picture, found {' '.join(fields)!r}"
             entries.append(Entry(f"line {number}", fault=fault))
     return entries
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
 
 
 def _unpacked(path: Path) -> Path:
@@ -111,6 +104,6 @@ def _read_frame(path: Path) -> tuple[np.ndarray, np.ndarray]:
             texts = " and ".join(f"{array.name} {array.dtype} {array.shape}" for array in found)
             raise DataError(f"{path}: expected /{_IMAGE} float (H, W, 3) and /{_DEPTH} float (H, W), found {texts}")
         image, depth = found[0][()].astype(np.float32), found[1][()].astype(np.float64)
-    if not (image.min() >= 0 and image.max() <= 1):  # false for NaN, too
+    if not (image.min() >= -_OVERSHOOT and image.max() <= 1 + _OVERSHOOT):  # false for NaN, too
         raise DataError(f"{path}: expected /{_IMAGE} on the scale 0..1, found {image.min():g}..{image.max():g}")
     return image, depth
