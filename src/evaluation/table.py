@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from src.evaluation.datasets.tum import FRAMES, SEQUENCE
 from src.evaluation.evaluator import SetResult
-from src.evaluation.metric import METRIC_UNITS
+from src.evaluation.metric import METRIC_UNITS, WHDR
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ def format_table(results: Iterable[SetResult], protocol: str, show_published: bo
     ]
     notes = ["Less is better."]
     notes += [f"{result.dataset}: scored on {result.version}" for result in results if result.version]
+    if any(result.metric == WHDR and result.scored for result in results):
+        notes.append("A constant prediction makes ties of all pairs, which count as wrong; guessing gets 0.5.")
     if show_published:
         reasons: list[str] = []
         for source, published in PUBLISHED.items():
