@@ -4,7 +4,7 @@ Every kind of file has the decoder that tells damage best and says nothing on st
 The content decides which kind a file is; its name does not count.
 
 * JPEG: simplejpeg, whose strict mode makes an error of every warning of libjpeg-turbo. OpenCV and Pillow return grey or
-  shifted blocks where data is missing in the middle.
+  shifted blocks where data is missing in the middle. Pillow for the rare sampling that TurboJPEG does not know.
 * PNG: the checksums here, then Pillow; OpenCV for 16-bit colours.
 * JPEG 2000, GIF, AVIF, BMP: Pillow. (OpenCV ends the process at some damaged JPEG 2000 files and has no GIF and AVIF.)
 * TIFF, WebP, Radiance HDR, Sun raster, PAM: OpenCV. PBM, PGM, PPM: Pillow for pictures, OpenCV for values as stored.
