@@ -64,6 +64,12 @@ _WIDTH, _HEIGHT, _BITS, _SAMPLES, _EXTRA_SAMPLES = 0x0100, 0x0101, 0x0102, 0x011
 _COMPRESSION, _PHOTOMETRIC, _PLANES = 0x0103, 0x0106, 0x011C  # tags of TIFF, too
 # None, three of fax, LZW, old JPEG, JPEG, Deflate, fax with bytes, Thunderscan, PackBits, old Deflate, SGI's of LogLuv.
 _TIFF_COMPRESSIONS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34676, 34677))
+_FORMAT = 0x0153
+_NUMBERS = {  # and what widths of them OpenCV reads
+    1: ("integers without a sign", range(1, 17)),
+    2: ("integers", range(1, 33)),
+    3: ("floats", (32, 64)),
+}
 _NO_RGB = {5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 # Orientation -> what turns the picture upright.
@@ -167,7 +173,8 @@ def decode(path: object, data: bytes, picture: bool, upright: bool) -> Pixels:
     except _TooLargeError as error:
         raise DataError(f"{path}: {error}") from error
     except _UnreadError as error:
-        unread = f"a {kind} file of {error}, which nothing here reads; convert it to an 8-bit JPEG or PNG"
+        wanted = "an 8-bit JPEG or PNG" if picture else "a 16-bit PNG or a TIFF file of 32-bit floats"
+        unread = f"a {kind} file of {error}, which nothing here reads; convert it to {wanted}"
         raise DataError(f"{path}: expected an image, found {unread}") from error
     except MemoryError as error:
         found = f"too large a {kind} file; scale it down"
@@ -494,6 +501,9 @@ def _unread_tiff(tags: ImageFileDirectory_v2) -> str:
         return f"separate planes of {bits} bits"
     if bits > 8 and photometric in _NO_RGB:
         return f"{bits}-bit {_NO_RGB[photometric]} colours"
+    number, widths = _NUMBERS.get(tags.get(_FORMAT, (1,))[0], ("", ()))
+    if photometric in (0, 1, 2) and widths and bits not in widths:
+        return f"{bits}-bit {number}"
     if samples == 2 and tags.get(_EXTRA_SAMPLES) == (1,):
         return "grey multiplied by alpha"
     return ""

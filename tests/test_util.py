@@ -252,7 +252,7 @@ def test_pam_is_red_green_blue(tmp_path, depth, kind, top):
 
 
 def tiff(array, photometric, order="<", big=False, **tags):
-    """An uncompressed TIFF file of integers (H, W), (H, W, C), or (C, H, W) with ``planes=2``."""
+    """An uncompressed TIFF file of (H, W), (H, W, C), or (C, H, W) with ``planes=2``."""
     channels_first = tags.get("planes") == 2
     height, width = array.shape[1:] if channels_first else array.shape[:2]
     samples = 1 if array.ndim == 2 else array.shape[0 if channels_first else 2]
@@ -263,6 +263,7 @@ def tiff(array, photometric, order="<", big=False, **tags):
         256: [width], 257: [height], 258: [8 * array.itemsize] * samples, 259: [tags.get("compression", 1)],
         262: [photometric], 273: [start + sum(strips[:at]) for at in range(len(strips))], 277: [samples],
         278: [height], 279: strips, 284: [tags.get("planes", 1)], 338: tags.get("extra", []),
+        339: [tags.get("numbers", 1)] * samples,
     }  # fmt: skip
     entries = {tag: values for tag, values in entries.items() if values}
     head = struct.pack(order + "HHHQ", 43, 8, 0, start + len(pixels)) if big else b""
@@ -298,9 +299,16 @@ def test_tiff_of_every_byte_order(tmp_path, order, big):
         np.testing.assert_array_equal(util.read_image(path), grey)
 
 
-def test_tiff_that_opencv_makes_noise_of(tmp_path):
+def test_tiff_that_opencv_refuses_or_makes_noise_of(tmp_path):
     path, rgb = tmp_path / "a.tif", picture()
     planes = np.ascontiguousarray(rgb.transpose(2, 0, 1))
+    for dtype, numbers, words in ((np.uint32, 1, "32-bit integers without a sign"), (np.float16, 3, "16-bit floats")):
+        path.write_bytes(tiff(rgb[..., 0].astype(dtype), 1, numbers=numbers))
+        expected = f"of {words}, which nothing here reads; convert it to a 16-bit PNG or a TIFF file of 32-bit floats"
+        assert fault(util.read_truth, path).endswith(expected)
+    for dtype, numbers in ((np.int8, 2), (np.int16, 2), (np.int32, 2), (np.float32, 3), (np.float64, 3)):
+        path.write_bytes(tiff((rgb[..., 0] // 2).astype(dtype), 1, numbers=numbers))
+        np.testing.assert_array_equal(util.read_truth(path), rgb[..., 0] // 2)
     path.write_bytes(tiff(planes, 2, planes=2))
     np.testing.assert_array_equal(util.read_image(path), rgb)
     wide = rgb.astype(np.uint16)
