@@ -55,7 +55,16 @@ def predict_all(config: Config, found: Found, weights: Optional[Weights]) -> tup
         except DataError as error:
             return str(error)
         except MemoryError:
-            return f"{path}: expected an image that fits into memory, found too large a one; scale it down"
+            return too_large(path)
+
+    def predict(size: tuple[int, int], prepared: np.ndarray) -> Optional[np.ndarray]:
+        try:
+            return resize_bicubic(predictor.infer(prepared), *size)
+        except MemoryError:
+            return None
+
+    def too_large(path: Path) -> str:
+        return f"{path}: expected an image that fits into memory, found too large a one; scale it down"
 
     written = unreadable = infinite = unwritten = full = 0
     faults = []
@@ -73,15 +82,16 @@ def predict_all(config: Config, found: Found, weights: Optional[Weights]) -> tup
             if isinstance(loaded, str):
                 unreadable += 1
                 progress.write(f"left out: {loaded}")
+            elif (inverse_depth := predict(*loaded)) is None:
+                unreadable += 1
+                progress.write(f"left out: {too_large(path)}")
             else:
-                size, prepared = loaded
-                inverse_depth = resize_bicubic(predictor.infer(prepared), *size)
                 if not np.isfinite(inverse_depth).all():
                     infinite += 1
                     progress.write(f"left out: {path}: expected a finite prediction, found NaN or infinity")
                 elif fault := _write(names[path], inverse_depth, config.colormap):
                     unwritten += 1
-                    full = full + 1 if stops_others(fault) else 0
+                    full = full + 1 if isinstance(fault, OSError) and stops_others(fault) else 0
                     progress.write(f"not written in whole: {names[path]}.*, the maps of {path}: {_reason(fault)}")
                     if full == _MOST_FULL:
                         faults.append(f"the run ended after {full} such results in a row: {fault.strerror}")
@@ -100,16 +110,18 @@ def predict_all(config: Config, found: Found, weights: Optional[Weights]) -> tup
     return written, faults
 
 
-def _reason(fault: OSError) -> str:
+def _reason(fault: Union[OSError, MemoryError]) -> str:
+    if isinstance(fault, MemoryError):
+        return "too large a map for the memory; scale the image down"
     if isinstance(fault, (FileExistsError, NotADirectoryError)):
         return "expected a folder to write to, found a file in its place"
     return fault.strerror or str(fault)
 
 
-def _write(stem: Path, inverse_depth: np.ndarray, colormap: str) -> Optional[OSError]:
+def _write(stem: Path, inverse_depth: np.ndarray, colormap: str) -> Union[OSError, MemoryError, None]:
     try:
         write_results(stem, inverse_depth, colormap)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         return error
     return None
 

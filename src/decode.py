@@ -4,7 +4,7 @@ Every kind of file has the decoder that tells damage best and says nothing on st
 The content decides which kind a file is; its name does not count.
 
 * JPEG: simplejpeg, whose strict mode makes an error of every warning of libjpeg-turbo. OpenCV and Pillow return grey or
-  shifted blocks where data is missing in the middle.
+  shifted blocks where data is missing in the middle. Pillow for the rare sampling that TurboJPEG does not know.
 * PNG: the checksums here, then Pillow; OpenCV for 16-bit colours.
 * JPEG 2000, GIF, AVIF, BMP: Pillow. (OpenCV ends the process at some damaged JPEG 2000 files and has no GIF and AVIF.)
 * TIFF, WebP, Radiance HDR, Sun raster, PAM: OpenCV. PBM, PGM, PPM: Pillow for pictures, OpenCV for values as stored.
@@ -24,7 +24,7 @@ from typing import Optional
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from src.common.errors import DataError
@@ -61,6 +61,16 @@ _LARGE, _MOST_PIXELS_PER_BYTE = 1 << 24, 10_000
 _ORIENTATION = 0x0112  # a tag of EXIF and TIFF
 _XMP = 0x02BC  # a tag of TIFF, whose text may name the orientation, too
 _WIDTH, _HEIGHT, _BITS, _SAMPLES, _EXTRA_SAMPLES = 0x0100, 0x0101, 0x0102, 0x0115, 0x0152  # tags of TIFF
+_COMPRESSION, _PHOTOMETRIC, _PLANES = 0x0103, 0x0106, 0x011C  # tags of TIFF, too
+# None, three of fax, LZW, old JPEG, JPEG, Deflate, fax with bytes, Thunderscan, PackBits, old Deflate, SGI's of LogLuv.
+_TIFF_COMPRESSIONS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34676, 34677))
+_FORMAT = 0x0153
+_NUMBERS = {  # and what widths of them OpenCV reads
+    1: ("integers without a sign", range(1, 17)),
+    2: ("integers", range(1, 33)),
+    3: ("floats", (32, 64)),
+}
+_NO_RGB = {5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab"}
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 # Orientation -> what turns the picture upright.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -162,6 +172,10 @@ def decode(path: object, data: bytes, picture: bool, upright: bool) -> Pixels:
         return pixels.turned(_orientation(data, kind)) if upright else pixels
     except _TooLargeError as error:
         raise DataError(f"{path}: {error}") from error
+    except _UnreadError as error:
+        wanted = "an 8-bit JPEG or PNG" if picture else "a 16-bit PNG or a TIFF file of 32-bit floats"
+        unread = f"a {kind} file of {error}, which nothing here reads; convert it to {wanted}"
+        raise DataError(f"{path}: expected an image, found {unread}") from error
     except MemoryError as error:
         found = f"too large a {kind} file; scale it down"
         raise DataError(f"{path}: expected an image that fits into memory, found {found}") from error
@@ -214,6 +228,10 @@ _WITH_EXIF = ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000")
 
 class _DamageError(Exception):
     """What is wrong with a file, in words; "" where nobody knows."""
+
+
+class _UnreadError(Exception):
+    """A rare variant of a format, in words: the file may well be sound."""
 
 
 class _TooLargeError(Exception):
@@ -281,6 +299,13 @@ def _read_with_opencv(data: bytes) -> Pixels:
     return Pixels(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
+def _read_pam(data: bytes) -> Pixels:
+    pixels = _read_with_opencv(data)
+    if pixels.colour.ndim == 2:
+        return pixels
+    return Pixels(np.ascontiguousarray(pixels.colour[..., ::-1]), pixels.alpha)  # OpenCV takes the file for BGR
+
+
 def _read_webp(data: bytes) -> Pixels:
     with Image.open(io.BytesIO(data), formats=("WEBP",)) as picture:
         _check_size(*picture.size, data)
@@ -291,6 +316,8 @@ def _read_webp(data: bytes) -> Pixels:
 
 _HARMLESS = "Invalid SOS parameters"  # a warning that says nothing of the pixels
 _MOST_STRAY_BYTES = 16  # after the pixels, which some cameras write; what is lost of the pixels leaves more behind
+_UNUSUAL = re.compile(r"Could not determine subsampling|Unsupported (?:color conversion|JPEG data precision)")
+_PRECISION = re.compile(r"data precision (\d+)")
 _STRAY_BYTES = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
 _JPEG_MARKER = re.compile(rb"\xff[^\0\xff]", re.DOTALL)
 
@@ -301,9 +328,20 @@ def _read_jpeg(data: bytes) -> Pixels:
         _check_size(width, height, data)
         grey = space == "Gray"
         image = _decode_jpeg(data, "GRAY" if grey else "RGB")
-    except ValueError as error:
+    except (ValueError, KeyError) as error:  # KeyError: 4:4:1
+        if isinstance(error, KeyError) or _UNUSUAL.search(str(error)):
+            return _read_unusual_jpeg(data, str(error))
         raise _DamageError(str(error)) from error
     return Pixels(image[..., 0] if grey else image)
+
+
+def _read_unusual_jpeg(data: bytes, reason: str) -> Pixels:
+    """Reads what TurboJPEG does not: sampling such as 4:1:0, lossless grey. Only missing ends are told."""
+    try:
+        return _read_with_pillow(data, "JPEG")
+    except UnidentifiedImageError as error:
+        precision = _PRECISION.search(reason)
+        raise (_UnreadError(f"{precision[1]} bits per channel") if precision else _DamageError(reason)) from error
 
 
 def _decode_jpeg(data: bytes, space: str) -> np.ndarray:
@@ -323,7 +361,8 @@ def _decode_jpeg(data: bytes, space: str) -> np.ndarray:
 def _segments(jpeg: bytes) -> Iterator[bytes]:
     """Yields the parts of a JPEG file without what is odd and harmless; last, all pixels.
 
-    That is bytes between the parts, which some cameras write, and a version of JFIF that there is not.
+    That is bytes between the parts, which some cameras write, a version of JFIF that there is not, and colour profiles,
+    which need not be whole.
     """
     yield jpeg[:2]
     at = 2
@@ -333,7 +372,10 @@ def _segments(jpeg: bytes) -> Iterator[bytes]:
         if end < at + 4 or jpeg[at + 1] == 0xDA:
             break
         part = jpeg[at:end]
-        yield part[:9] + b"\1\1" + part[11:] if part.startswith(b"\xff\xe0") and part[4:9] == b"JFIF\0" else part
+        if part.startswith(b"\xff\xe0") and part[4:9] == b"JFIF\0":
+            part = part[:9] + b"\1\1" + part[11:]
+        if not (part.startswith(b"\xff\xe2") and part[4:16] == b"ICC_PROFILE\0"):
+            yield part
         at = end
     yield jpeg[at:]
 
@@ -387,6 +429,9 @@ def _read_png(data: bytes) -> Pixels:
     if with_pillow:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             picture.load()
+            key = picture.info.get("transparency")
+            if picture.mode == "L" and bits < 8 and isinstance(key, int):
+                picture.info["transparency"] = key * 255 // ((1 << bits) - 1)  # as Pillow has scaled the pixels
             # Pillow leaves rows that are missing black; they are the last ones.
             is_whole = not interlace and np.asarray(picture.crop((0, height - 1, width, height))).any()
             pixels = _from_pillow(picture)
@@ -435,19 +480,45 @@ def _has_all_rows(png: bytes, width: int, height: int, pixel_bits: int, interlac
 
 def _tiff_tags(data: bytes) -> ImageFileDirectory_v2:
     """Reads the tags of the first picture; Image.open would refuse float64."""
-    tags = ImageFileDirectory_v2(data[: 16 if data.startswith(_BIG_TIFF_TAGS) else 8])
+    # Pillow does not know the big-endian header of BigTIFF.
+    header = b"II+\0" + data[4:16] if data.startswith(_BIG_TIFF_TAGS) else data[:8]
+    tags = ImageFileDirectory_v2(header, data[:2])
     file = io.BytesIO(data)
     file.seek(tags.next)
     tags.load(file)
     return tags
 
 
+def _unread_tiff(tags: ImageFileDirectory_v2) -> str:
+    """Names what OpenCV refuses or makes noise of in a sound file; "" where there is nothing of the kind."""
+    bits, samples = max(tags.get(_BITS, (1,))), int(tags.get(_SAMPLES, 1))
+    compression, photometric = tags.get(_COMPRESSION, 1), tags.get(_PHOTOMETRIC, 1)
+    if compression not in _TIFF_COMPRESSIONS:
+        return f"compression {compression}"
+    if samples > 4:
+        return f"{samples} channels"
+    if bits > 8 and samples > 1 and tags.get(_PLANES) == 2:
+        return f"separate planes of {bits} bits"
+    if bits > 8 and photometric in _NO_RGB:
+        return f"{bits}-bit {_NO_RGB[photometric]} colours"
+    number, widths = _NUMBERS.get(tags.get(_FORMAT, (1,))[0], ("", ()))
+    if photometric in (0, 1, 2) and widths and bits not in widths:
+        return f"{bits}-bit {number}"
+    if samples == 2 and tags.get(_EXTRA_SAMPLES) == (1,):
+        return "grey multiplied by alpha"
+    return ""
+
+
 def _read_tiff(data: bytes) -> Pixels:
     tags = _tiff_tags(data)
     _check_size(int(tags.get(_WIDTH, 0)), int(tags.get(_HEIGHT, 0)), data)
     is_byte = max(tags.get(_BITS, (1,))) <= 8
+    if unread := _unread_tiff(tags):
+        raise _UnreadError(unread)
     pixels = _read_with_opencv(data)
-    if is_byte and tags.get(_SAMPLES) == 2:  # OpenCV drops the alpha of grey
+    if not is_byte and tags.get(_PHOTOMETRIC) == 0 and pixels.colour.dtype == np.uint16:  # OpenCV does so to bytes only
+        pixels = Pixels(~pixels.colour, pixels.alpha)
+    if is_byte and tags.get(_SAMPLES) == 2 and tags.get(_EXTRA_SAMPLES) == (2,):  # OpenCV drops the alpha of grey
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as picture:
             pixels, orientation = _from_pillow(picture), _orientation(data, "TIFF")
     else:
@@ -470,7 +541,7 @@ _READERS: dict[str, Callable[[bytes], Pixels]] = {
     "JPEG 2000": functools.partial(_read_with_pillow, name="JPEG2000"),
     "WebP": _read_webp,
     "PNM": _read_with_opencv,
-    "PAM": _read_with_opencv,
+    "PAM": _read_pam,
     "Radiance HDR": _read_with_opencv,
     "Sun raster": _read_with_opencv,
 }

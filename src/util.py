@@ -285,8 +285,10 @@ def _scaled(inverse_depth: np.ndarray, top: int) -> np.ndarray:
         raise ValueError(f"expected a finite map (H, W), found NaN, infinity or the shape {inverse_depth.shape}")
     values = inverse_depth.astype(np.float64)
     low, high = values.min(), values.max()
-    scaled = (values - low) * (top / (high - low)) if high > low else np.zeros_like(values)
-    return np.rint(scaled).clip(0, top)
+    values -= low  # in place: there may be 2^30 of them
+    if high > low:
+        values *= top / (high - low)
+    return np.rint(values, out=values).clip(0, top, out=values)
 
 
 def write_depth(stem_path: PathLike, inverse_depth: np.ndarray) -> None:

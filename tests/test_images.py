@@ -126,6 +126,8 @@ def test_each_file_once_and_links_in_circles_end(tmp_path):
     assert find(photos) == find(photos / "**" / "*.png") == find(photos / "**") == expected
     assert find(photos / "*.png") == ["a.png"]
     assert find(photos / "*" / "other.png") == ["b_link/other.png"]
+    report = find_images(str(photos), "no folder").report()
+    assert report == ["skipped: links to images that are there by another name: 2"]  # a.png and z/same.png
     (photos / "gone.jpg").symlink_to(tmp_path / "nowhere")
     assert find(photos) == ["b_link/other.png", "gone.jpg", "z/real.png"]  # the run says that it cannot be read
 
@@ -152,9 +154,38 @@ def test_a_folder_that_cannot_be_listed_is_a_fault(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    found = find_images(str(tmp_path), "no folder")
-    assert found.images == [tmp_path / "a.png"]
-    assert found.faults == [f"{tmp_path / 'locked'}: the folder cannot be listed: Permission denied"]
+    for path in (tmp_path, tmp_path / "**" / "*.png"):
+        found = find_images(str(path), "no folder")
+        assert found.images == [tmp_path / "a.png"]
+        assert found.faults == [f"{tmp_path / 'locked'}: the folder cannot be listed: Permission denied"]
+
+
+def test_a_folder_that_may_be_listed_but_not_entered(tmp_path, monkeypatch):
+    """Its files are reported, one by one, when they are read; the others are done."""
+    write(tmp_path, "a.png", "locked/b.png", "locked/c.txt")
+    real_stat, real_lstat = os.stat, os.lstat
+
+    def refusing(function):
+        def refuse(path, *args, **kwargs):
+            if Path(path).parent.name == "locked":
+                raise PermissionError(13, "Permission denied", str(path))
+            return function(path, *args, **kwargs)
+
+        return refuse
+
+    monkeypatch.setattr(os, "stat", refusing(real_stat))
+    monkeypatch.setattr(os, "lstat", refusing(real_lstat))
+    for path in (tmp_path, tmp_path / "**" / "*.png"):
+        assert find(path) == ["a.png", "locked/b.png"]
+
+
+def test_a_raw_file_named_by_itself(tmp_path):
+    """It could be read: as its preview, with the size of a stamp."""
+    preview = cv2.imencode(".tiff", np.zeros((4, 5, 3), np.uint8))[1].tobytes()
+    write(tmp_path, "a.DNG", "b.tif", data=preview)
+    with pytest.raises(UsageError, match=r"a\.DNG: expected an image, found a camera's raw file; convert it"):
+        find(tmp_path / "a.DNG")
+    assert find(tmp_path / "b.tif") == ["b.tif"]
 
 
 def test_pipes_are_passed_over(tmp_path):
@@ -202,8 +233,13 @@ def test_inputs_are_not_overwritten(tmp_path):
         named(tmp_path, tmp_path, "a.jpg")
     write(tmp_path, "a.pfm")
     assert named(tmp_path, tmp_path, "a.jpg") == ["a"]  # an earlier result
-    write(tmp_path, "out/b.png")
+    write(tmp_path, "out/b.png")  # a folder of photos below that of the images, which is left out of them
+    with pytest.raises(UsageError, match=r"would overwrite .*out/b\.png"):
+        named(tmp_path, tmp_path / "out", "b.jpg")
+    write(tmp_path, "out/b.pfm")
     assert named(tmp_path, tmp_path / "out", "b.jpg") == ["b"]
+    write(tmp_path, "elsewhere/sub/c.png")
+    assert named(tmp_path / "photos", tmp_path / "elsewhere", "sub/c.jpg") == ["sub/c"]
 
 
 def test_many_equal_names(tmp_path):

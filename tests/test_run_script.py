@@ -202,6 +202,31 @@ def test_images_that_vanish_or_do_not_fit_into_memory(run_stub, tmp_path, capsys
     assert (red(tmp_path, "a"), red(tmp_path, "d")) == (0, 3)
 
 
+def test_maps_that_do_not_fit_into_memory(run_stub, tmp_path, capsys, monkeypatch):
+    write_plain(tmp_path / "images", "a.png", "b.png", "c.png", "d.png")
+    write_results = midas_run.write_results
+
+    class Greedy(Stub):
+        def infer(self, prepared):
+            if prepared[0, 0] == 1:
+                raise MemoryError
+            return prepared
+
+    def write(stem, inverse_depth, colormap):
+        if inverse_depth[0, 0] == 2:
+            raise MemoryError
+        write_results(stem, inverse_depth, colormap)
+
+    monkeypatch.setattr(midas_run, "write_results", write)
+    assert run_stub(Greedy()) == 1
+    out, err = capsys.readouterr()
+    images, output = tmp_path / "images", tmp_path / "output"
+    assert f"left out: {images / 'b.png'}: expected an image that fits into memory" in err
+    assert f"{output / 'c'}.*, the maps of {images / 'c.png'}: too large a map for the memory" in err
+    assert "2 inverse depth maps" in out
+    assert (red(tmp_path, "a"), red(tmp_path, "d")) == (0, 3)
+
+
 def test_cubic_overshoot_is_written_as_it_is(run_stub, tmp_path):
     write_plain(tmp_path / "images", "a.png")
 

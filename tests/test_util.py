@@ -230,6 +230,101 @@ def test_bits_and_interlaced_rows(tmp_path):
     np.testing.assert_array_equal(util.read_image(path), black)
 
 
+def test_transparent_grey_of_few_bits(tmp_path):
+    path = tmp_path / "a.png"
+    for bits, row in ((2, b"\x1b"), (4, b"\x01\x23")):
+        path.write_bytes(png(4, 1, bits, 0, b"\0" + row, png_chunk(b"tRNS", b"\0\2")))
+        scale = 255 // ((1 << bits) - 1)
+        np.testing.assert_array_equal(util.read_image(path)[0, :, 0], [0, scale, 255, 3 * scale])
+
+
+@pytest.mark.parametrize(("depth", "kind"), [(3, b"RGB"), (4, b"RGB_ALPHA")])
+@pytest.mark.parametrize("top", [255, 65535])
+def test_pam_is_red_green_blue(tmp_path, depth, kind, top):
+    rgba = np.dstack([picture(), np.full((24, 32), 255, np.uint8)])[..., :depth].astype(">u2") * (top // 255)
+    header = b"P7\nWIDTH 32\nHEIGHT 24\nDEPTH %d\nMAXVAL %d\nTUPLTYPE %s\nENDHDR\n" % (depth, top, kind)
+    path = tmp_path / "a.pam"
+    path.write_bytes(header + rgba.astype(">u2" if top > 255 else np.uint8).tobytes())
+    np.testing.assert_array_equal(util.read_image(path), picture())
+
+
+# TIFF
+
+
+def tiff(array, photometric, order="<", big=False, **tags):
+    """An uncompressed TIFF file of (H, W), (H, W, C), or (C, H, W) with ``planes=2``."""
+    channels_first = tags.get("planes") == 2
+    height, width = array.shape[1:] if channels_first else array.shape[:2]
+    samples = 1 if array.ndim == 2 else array.shape[0 if channels_first else 2]
+    pixels = array.astype(array.dtype.newbyteorder(order)).tobytes()
+    start = 16 if big else 8
+    strips = [len(pixels) // samples] * samples if channels_first else [len(pixels)]
+    entries = {
+        256: [width], 257: [height], 258: [8 * array.itemsize] * samples, 259: [tags.get("compression", 1)],
+        262: [photometric], 273: [start + sum(strips[:at]) for at in range(len(strips))], 277: [samples],
+        278: [height], 279: strips, 284: [tags.get("planes", 1)], 338: tags.get("extra", []),
+        339: [tags.get("numbers", 1)] * samples,
+    }  # fmt: skip
+    entries = {tag: values for tag, values in entries.items() if values}
+    head = struct.pack(order + "HHHQ", 43, 8, 0, start + len(pixels)) if big else b""
+    head = head or struct.pack(order + "HI", 42, start + len(pixels))
+    word, size = ("Q", 20) if big else ("I", 12)
+    lists = start + len(pixels) + (16 if big else 6) + size * len(entries)
+    body, extra = b"", b""
+    for tag, values in entries.items():
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        if len(packed) > struct.calcsize(word):
+            packed, extra = struct.pack(order + word, lists + len(extra)), extra + packed
+        body += struct.pack(f"{order}HH{word}", tag, 4, len(values)) + packed.ljust(struct.calcsize(word), b"\0")
+    count = struct.pack(order + ("Q" if big else "H"), len(entries))
+    end = struct.pack(order + word, 0)
+    return (b"II" if order == "<" else b"MM") + head + pixels + count + body + end + extra
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("big", [False, True])
+def test_tiff_of_every_byte_order(tmp_path, order, big):
+    path, rgb = tmp_path / "a.tif", picture()
+    grey = np.repeat(rgb[..., :1], 3, axis=2)
+    for scale, dtype in ((1, np.uint8), (257, np.uint16)):
+        wide = rgb.astype(dtype) * dtype(scale)
+        path.write_bytes(tiff(wide, 2, order, big))
+        np.testing.assert_array_equal(util.read_image(path), rgb)
+        path.write_bytes(tiff(wide[..., 0], 1, order, big))
+        np.testing.assert_array_equal(util.read_image(path), grey)
+        np.testing.assert_array_equal(util.read_truth(path), wide[..., 0])
+        path.write_bytes(tiff(wide[..., 0], 0, order, big))  # white is 0
+        np.testing.assert_array_equal(util.read_image(path), 255 - grey)
+        path.write_bytes(tiff(wide[..., :2], 1, order, big, extra=[0]))  # the second channel may be anything
+        np.testing.assert_array_equal(util.read_image(path), grey)
+
+
+def test_tiff_that_opencv_refuses_or_makes_noise_of(tmp_path):
+    path, rgb = tmp_path / "a.tif", picture()
+    planes = np.ascontiguousarray(rgb.transpose(2, 0, 1))
+    for dtype, numbers, words in ((np.uint32, 1, "32-bit integers without a sign"), (np.float16, 3, "16-bit floats")):
+        path.write_bytes(tiff(rgb[..., 0].astype(dtype), 1, numbers=numbers))
+        expected = f"of {words}, which nothing here reads; convert it to a 16-bit PNG or a TIFF file of 32-bit floats"
+        assert fault(util.read_truth, path).endswith(expected)
+    for dtype, numbers in ((np.int8, 2), (np.int16, 2), (np.int32, 2), (np.float32, 3), (np.float64, 3)):
+        path.write_bytes(tiff((rgb[..., 0] // 2).astype(dtype), 1, numbers=numbers))
+        np.testing.assert_array_equal(util.read_truth(path), rgb[..., 0] // 2)
+    path.write_bytes(tiff(planes, 2, planes=2))
+    np.testing.assert_array_equal(util.read_image(path), rgb)
+    wide = rgb.astype(np.uint16)
+    for data, words in (
+        (tiff(planes.astype(np.uint16), 2, planes=2), "separate planes of 16 bits"),
+        (tiff(rgb, 2, compression=34712), "compression 34712"),  # JPEG 2000: all pixels came out black
+        (tiff(np.dstack([rgb, rgb]), 2, extra=[0, 0, 0]), "6 channels"),
+        (tiff(np.dstack([wide, wide[..., 0]]), 5), "16-bit CMYK colours"),
+        (tiff(wide, 8), "16-bit Lab colours"),
+        (tiff(rgb[..., :2], 1, extra=[1]), "grey multiplied by alpha"),
+    ):
+        path.write_bytes(data)
+        expected = f"found a TIFF file of {words}, which nothing here reads; convert it to an 8-bit JPEG or PNG"
+        assert fault(util.read_image, path).endswith(expected)
+
+
 # Damaged JPEG files
 
 
@@ -287,12 +382,33 @@ def test_jpeg_with_harmless_oddities_is_read(tmp_path, kind):
         "both": sound[:quantization] + bytes(7) + sound[quantization:-2] + bytes(5000) + sound[-2:],
         "JFIF 3.0": sound[:jfif] + b"\x03" + sound[jfif + 1 :],
         "comment": sound[:2] + b"\xff\xfe\0\x07hello" + sound[2:],
+        "part of a colour profile": sound[:quantization] + b"\xff\xe2\0\x12ICC_PROFILE\0\1\3ab" + sound[quantization:],
     }
     for name, data in odd.items():
         path.write_bytes(data)
         np.testing.assert_array_equal(util.read_image(path), expected, err_msg=name)
     path.write_bytes(sound[:-2] + b"\x12\x34" * 50 + sound[-2:])
     assert re.search(r"9\d extraneous bytes before marker 0xd9", fault(util.read_image, path))
+
+
+@pytest.mark.parametrize(("subsampling", "factors"), [("4:2:0", (0x14, 0x11)), ("4:2:2", (0x11, 0x21))])
+def test_jpeg_with_rare_sampling_is_read(tmp_path, subsampling, factors):
+    """TurboJPEG has no name for these; here, they scramble the picture."""
+    path, data = tmp_path / "a.jpg", bytearray(pillow_bytes(picture(64, 80), "JPEG", subsampling=subsampling))
+    header = data.index(b"\xff\xc0")
+    data[header + 11], data[header + 14] = factors
+    path.write_bytes(data)
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(util.read_image(path), bgr[..., ::-1])
+    path.write_bytes(data[: len(data) - 100])
+    assert "truncated or damaged JPEG" in fault(util.read_image, path)
+
+
+def test_jpeg_of_12_bits_is_named(tmp_path):
+    path, data = tmp_path / "a.jpg", bytearray(jpeg_files()["plain"])
+    data[data.index(b"\xff\xc0") + 4] = 12
+    path.write_bytes(data)
+    assert "found a JPEG file of 12 bits per channel, which nothing here reads; convert" in fault(util.read_image, path)
 
 
 def test_jpeg_whose_end_is_missing_is_truncated(tmp_path):

@@ -4,11 +4,11 @@ import errno
 import fnmatch
 import glob
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -45,6 +45,7 @@ class Found:
         root: The folder below which the results mirror those of the images.
         skipped: Files that nothing here reads, by kind, and ``others`` by suffix.
         others: How many files are no images, by suffix.
+        links: How many images are left out because they are links to others that are not.
         faults: Folders that cannot be listed, with the reason.
     """
 
@@ -52,6 +53,7 @@ class Found:
     images: list[Path] = field(default_factory=list)
     skipped: dict[str, list[Path]] = field(default_factory=dict)
     others: Counter = field(default_factory=Counter)
+    links: int = 0
     faults: list[str] = field(default_factory=list)
 
     def report(self) -> list[str]:
@@ -65,22 +67,29 @@ class Found:
             counts = [f"{count} {suffix or 'without suffix'}" for suffix, count in most[:_SHOWN_SUFFIXES]]
             rest = sum(count for _, count in most[_SHOWN_SUFFIXES:])
             lines.append(f"skipped: no images: {', '.join(counts)}{f', {rest} others' if rest else ''}")
+        if self.links:
+            lines.append(f"skipped: links to images that are there by another name: {self.links}")
         return lines
 
 
 def find_images(input_path: str, output_path: str) -> Found:
     """Lists the images that a file, a folder or a glob pattern names.
 
-    A file is taken as it is. Of a folder with its sub-folders, and of a pattern, these are the files that are images by
-    their content or their name. Hidden files and folders are left out, and so is an output folder that lies inside:
-    its files are earlier results. However many links lead to a file, it is taken once. Folders at the start of a
-    pattern that are there by this very name are taken literally, whatever ``[``, ``*`` or ``?`` they have.
+    A file is taken as it is, but for the raw file of a camera. Of a folder with its sub-folders, and of a pattern,
+    these are the files that are images by their content or their name. Hidden files and folders are left out, and so is
+    an output folder that lies inside: its files are earlier results. However many links lead to a file, it is taken
+    once. Folders at the start of a pattern that are there by this very name are taken literally, whatever ``[``, ``*``
+    or ``?`` they have.
 
     Raises:
         UsageError: If there are none, or if the results would lie among the images.
     """
     path = Path(input_path)
     if path.is_file():
+        if _is_raw(path, kind_of(_head(path))):
+            raise UsageError(
+                f"input_path {path}: expected an image, found a camera's raw file; convert it to JPEG or PNG"
+            )
         return Found(path.parent, [path])
     output = os.path.realpath(output_path)
     if path.is_dir():
@@ -90,8 +99,9 @@ def find_images(input_path: str, output_path: str) -> Found:
         _sort_out(found, _walk(path, output, found.faults))
         expected = "images"
     else:
-        root, files = _match(path, output)
-        found = Found(root)
+        faults = []
+        root, files = _match(path, output, faults)
+        found = Found(root, faults=faults)
         _sort_out(found, files)
         expected = "an image, a folder or a quoted glob pattern"
     if not found.images:
@@ -102,7 +112,7 @@ def find_images(input_path: str, output_path: str) -> Found:
     return found
 
 
-def _walk(folder: Path, left_out: str, faults: Optional[list[str]] = None) -> Iterator[Path]:
+def _walk(folder: Path, left_out: str, faults: list[str]) -> Iterator[Path]:
     """Yields the files in a folder and its sub-folders; each folder once, rather by its own name than by a link.
 
     Args:
@@ -121,21 +131,24 @@ def _walk(folder: Path, left_out: str, faults: Optional[list[str]] = None) -> It
             with os.scandir(current) as entries:
                 entries = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            if faults is not None:
-                faults.append(f"{current}: the folder cannot be listed: {error.strerror}")
+            faults.append(f"{current}: the folder cannot be listed: {error.strerror}")
             continue
         for entry in entries:
             if entry.name.startswith("."):  # ._NAME of macOS as well
                 continue
             path = current / entry.name
-            if path.is_dir():
+            if os.path.isdir(path):  # unlike Path.is_dir, False where it may not be looked at
                 (links if entry.is_symlink() else folders).append(path)
             else:
                 yield path
 
 
-def _match(path: Path, output: str) -> tuple[Path, Iterator[Path]]:
-    """Returns the fixed part of a glob pattern, and the files that match it and are not in an output folder inside."""
+def _match(path: Path, output: str, faults: list[str]) -> tuple[Path, Iterator[Path]]:
+    """Finds the files that match a glob pattern and are not in an output folder inside.
+
+    Returns:
+        The fixed part of the pattern, and the files. While these are taken, ``faults`` fills as that of ``_walk`` does.
+    """
     root = next((parent for parent in path.parents if parent.is_dir()), Path())
     if _lies_in(root, output):
         output = ""
@@ -146,8 +159,8 @@ def _match(path: Path, output: str) -> tuple[Path, Iterator[Path]]:
         return root.joinpath(*parts[:fixed]), (Path(name) for name in names if not _lies_in(name, output))
     first = parts.index("**")  # glob.glob would follow links in circles
     starts = glob.glob(os.path.join(glob.escape(str(root)), *parts[:first], "")) if first else [str(root)]
-    files = (file for start in map(Path, starts) for file in _walk(start, output) if _fits(file, start, parts[first:]))
-    return root, files
+    files = ((start, file) for start in map(Path, starts) for file in _walk(start, output, faults))
+    return root, (file for start, file in files if _fits(file, start, parts[first:]))
 
 
 def _fits(file: Path, start: Path, pattern: tuple[str, ...]) -> bool:
@@ -175,7 +188,10 @@ def _sort_out(found: Found, files: Iterable[Path]) -> None:
                 found.images.append(path)  # read_image says why it cannot be read
             continue
         identity = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
-        if path.name.startswith(".") or identity in seen or not path.is_file():
+        if path.name.startswith(".") or not stat.S_ISREG(status.st_mode):
+            continue
+        if identity in seen:
+            found.links += path.suffix.lower() in _IMAGE_SUFFIXES
             continue
         seen.add(identity)
         suffix, kind = path.suffix.lower(), kind_of(_head(path))
@@ -196,7 +212,12 @@ def _lies_in(path: PathLike, folder: str) -> bool:
 
 
 def _is_linked(path: Path, root: Path) -> bool:
-    return any(part.is_symlink() for part in (path, *path.parents) if part != root and root in part.parents)
+    return any(os.path.islink(part) for part in (path, *path.parents) if part != root and root in part.parents)
+
+
+def _is_raw(path: Path, kind: str) -> bool:
+    """Whether a file is a camera's raw file that could be read as its small preview."""
+    return kind == "TIFF" and _UNREAD_KIND.get(path.suffix.lower()) == "camera raw"
 
 
 def _head(path: Path) -> bytes:
@@ -221,13 +242,14 @@ def name_outputs(images: list[Path], root: Path, folder: Path, colormap: str) ->
     differ in upper and lower case alone count as equal, as they do on many disks.
 
     Raises:
-        UsageError: If a result would overwrite an input.
+        UsageError: If a result would overwrite an input, or below ``root`` what is no earlier result.
     """
     places = {image: folder / image.parent.relative_to(root) for image in images}
     keys = {place: f"{place}/".casefold() for place in places.values()}
     stems = Counter(keys[place] + image.stem.casefold() for image, place in places.items())
     inputs = {image.resolve() for image in images}
     real = {place: place.resolve() for place in keys}
+    among = {place for place, path in real.items() if path.is_relative_to(root.resolve())}
     taken, names = set(), {}
     numbers = Counter()  # of a base: the last one tried; those before it are taken
     for image, place in places.items():
@@ -242,7 +264,7 @@ def name_outputs(images: list[Path], root: Path, folder: Path, colormap: str) ->
             if taken.isdisjoint(new):
                 break
         overwritten = [path for path in (real[place] / file for file in files) if path in inputs]
-        if real[place] == image.parent.resolve():  # there, what is no earlier result is a picture
+        if place in among or real[place] == image.parent.resolve():  # what is no earlier result is a picture
             overwritten += [path for path in _not_ours(real[place] / name, files) if path not in overwritten]
         if overwritten:
             raise UsageError(
