@@ -15,6 +15,9 @@ from src.util import read_pfm
 PNG = cv2.imencode(".png", np.zeros((2, 3), np.uint8))[1].tobytes()
 
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"  # how such a file begins
+
+
 def write(folder, *names, data=PNG):
     for name in names:
         path = folder / name
@@ -48,20 +51,22 @@ def test_folder_pattern_and_file(tmp_path):
 
 
 def test_content_decides_and_the_rest_is_counted(tmp_path):
-    write(tmp_path, "picture", "picture.txt", "a.jfif", "b.NEF", "z.heic")
     tiny = np.zeros((64, 64, 3), np.uint8)
+    write(tmp_path, "picture", "picture.txt", "a.jfif", "sent.heic")
+    write(tmp_path, "b.NEF", data=cv2.imencode(".tiff", tiny)[1].tobytes())  # the preview of a raw file
+    write(tmp_path, "z.heic", data=HEIC)
     for suffix in (".jpg", ".bmp", ".tiff", ".webp", ".jp2", ".ppm", ".hdr", ".ras"):
         data = cv2.imencode(suffix, tiny if suffix != ".hdr" else tiny.astype(np.float32))[1].tobytes()
         write(tmp_path, f"content_{suffix[1:]}", data=data)
     write(tmp_path, "empty.gif", "page.avif", "clip.mp4", "plan.svg", data=b"<html>")
     write(tmp_path, "a.txt", "b.txt", "c.json", "LICENSE", data=b"BMW, P1 and P6 are words")
-    write(tmp_path, "phone", data=b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    write(tmp_path, "phone", data=HEIC)
     write(tmp_path, "film", data=b"\0\0\0\x18ftypisom\0\0\0\0mp42isom")
     write(tmp_path, "still", data=b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf")
     found = find_images(str(tmp_path), "no folder")
     assert [path.name for path in found.images] == [
         "a.jfif", "content_bmp", "content_hdr", "content_jp2", "content_jpg", "content_ppm", "content_ras",
-        "content_tiff", "content_webp", "empty.gif", "page.avif", "picture", "picture.txt", "still",
+        "content_tiff", "content_webp", "empty.gif", "page.avif", "picture", "picture.txt", "sent.heic", "still",
     ]  # fmt: skip
     skipped = {kind: sorted(path.name for path in paths) for kind, paths in found.skipped.items()}
     assert skipped == {
@@ -76,7 +81,8 @@ def test_content_decides_and_the_rest_is_counted(tmp_path):
 
 
 def test_report_is_short(tmp_path):
-    write(tmp_path, "a.png", *(f"{number:03}.heic" for number in range(500)))
+    write(tmp_path, "a.png")
+    write(tmp_path, *(f"{number:03}.heic" for number in range(500)), data=HEIC)
     write(tmp_path, *(f"x.{number:03}" for number in range(500)), data=b"text")
     lines = find_images(str(tmp_path), "no folder").report()
     assert lines[0] == "skipped: 500 of the kind HEIC, which nothing here reads: " + ", ".join(
@@ -87,7 +93,7 @@ def test_report_is_short(tmp_path):
 
 
 def test_nothing_but_other_files_says_what_is_there(tmp_path):
-    write(tmp_path, "a.heic", "b.cr2")
+    write(tmp_path, "a.heic", "b.cr2", data=HEIC)
     with pytest.raises(UsageError, match=r"expected images, found none \(.*HEIC.*a\.heic; .*camera raw.*b\.cr2\)$"):
         find(tmp_path)
 

@@ -21,7 +21,8 @@ _IMAGE_SUFFIXES = (
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx",
     ".mpo", ".pam", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-# Nothing here reads these, whatever they contain: the raw files of many cameras are TIFF files of a small preview.
+# Files of these names are skipped, unless their content is a picture all the same. TIFF does not count: the raw files of
+# many cameras are TIFF files of a small preview.
 _UNREAD_SUFFIXES = {
     "HEIC": ".heic .heif .hif",
     "camera raw": ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 "
@@ -195,7 +196,7 @@ def _sort_out(found: Found, files: Iterable[Path]) -> None:
             continue
         seen.add(identity)
         suffix, kind = path.suffix.lower(), kind_of(_head(path))
-        if suffix in _UNREAD_KIND:
+        if suffix in _UNREAD_KIND and (kind == "TIFF" or kind not in READABLE):
             found.skipped.setdefault(_UNREAD_KIND[suffix], []).append(path)
         elif suffix in _IMAGE_SUFFIXES or kind in READABLE:
             found.images.append(path)
