@@ -135,7 +135,8 @@ def to_float32(array: np.ndarray, kind: str) -> np.ndarray:
         return np.left_shift(array, 16, dtype=np.uint32).view(np.float32)
     if array.dtype.kind != "f":
         raise ValueError(f"expected floating-point numbers, found {kind}")
-    return np.array(array, np.float32)  # its own memory, not that of the file
+    with np.errstate(over="ignore"):  # infinity is for the caller to find
+        return np.array(array, np.float32)  # its own memory, not that of the file
 
 
 # ---- MindSpore
