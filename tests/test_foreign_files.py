@@ -94,6 +94,10 @@ FILES = {
         lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(3, 4)), path),
         "a TorchScript archive (torch.jit.save); its code is not run here: torch.save(torch.jit.load(",
     ),
+    "torch.export": (
+        lambda path: torch.export.save(torch.export.export(torch.nn.Linear(3, 4), (torch.zeros(1, 3),)), path),
+        "an archive of torch.export; its program is not run here: torch.save(torch.export.load(",
+    ),
     "module, zip": (
         lambda path: torch.save(TorchMidas(**TINY), path),
         "a pickled module (torch_midas.TorchMidas); it ",

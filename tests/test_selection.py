@@ -468,6 +468,7 @@ def test_objects_of_the_standard_library(tmp_path, state):
             datetime.datetime.now(datetime.timezone.utc), datetime.date(2020, 1, 1), datetime.time(1),
             datetime.timedelta(1),
         ],
+        "version": torch.__version__,
         "more": [uuid.UUID(int=1), decimal.Decimal("0.1"), 1j, bytearray(b"x")],
     }  # fmt: skip
     path = tmp_path / "a.pt"

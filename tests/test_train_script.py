@@ -300,8 +300,9 @@ def test_weights_bring_their_sizes_and_a_run_folder_is_its_newest_checkpoint(
 
 
 @pytest.mark.parametrize("kind", ["torch", "converted"])
-def test_weights_alone_cannot_be_resumed(repo, uninterrupted, tmp_path, kind):
+def test_weights_alone_cannot_be_resumed(repo, train_data, uninterrupted, tmp_path, kind):
     """It is said before the data are looked at, of which there are none here."""
+    shutil.copy(train_data / "mixdata.json", tmp_path)
     path = tmp_path / "weights.ckpt"
     if kind == "torch":
         torch.save({"model": TorchMidas(**TINY).state_dict()}, path)

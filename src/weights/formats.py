@@ -40,6 +40,7 @@ _SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 # own code does not run.
 _HARMLESS = (
     "argparse.Namespace", "types.SimpleNamespace", "_codecs.encode", "decimal.Decimal", "uuid.UUID",
+    "torch.torch_version.TorchVersion",
     *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
     *(f"builtins.{name}" for name in ("bool", "dict", "float", "frozenset", "int", "list", "range", "slice", "str",
                                       "tuple")),
