@@ -394,6 +394,20 @@ def test_safetensors_of_other_numbers(tmp_path, state):
     assert ": expected floating-point numbers, found I8" in refusal(path)
 
 
+class Unwritten:
+    """Is pickled as a tensor that is made when the file is read, and that would show what was in memory."""
+
+    def __reduce__(self):
+        return torch.FloatTensor, (10**5, 3, 7, 7)
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_numbers_that_are_not_in_the_file(tmp_path, state, save):
+    path = tmp_path / "a.pt"
+    save({**state, "pretrained.layer1.0.weight": Unwritten()}, path)
+    assert "found a tensor of 58800000 bytes that is not in it" in refusal(path)
+
+
 def test_numbers_that_are_repeated(tmp_path, state):
     """A small file could ask for any amount of memory."""
     path = tmp_path / "a.pt"

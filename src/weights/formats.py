@@ -266,13 +266,14 @@ def _read_torch(path: Path) -> Content:
     tensors: dict[str, Stored] = {}
     others: list[str] = []
     seen: set[int] = set()
+    size = path.stat().st_size
 
     def collect(values: dict, prefix: str, depth: int) -> None:
         seen.add(id(values))
         for key, value in dict.items(values):  # the pickle may have given an OrderedDict an ``items`` of its own
             name = f"{prefix}{key}" if isinstance(key, (str, int)) else f"{prefix}({type(key).__name__})"
             if isinstance(value, torch.Tensor):
-                tensors[name] = Stored(tuple(value.shape), lambda value=value: _torch_floats(value))
+                tensors[name] = Stored(tuple(value.shape), lambda value=value: _torch_floats(value, size))
             elif isinstance(value, dict) and value and depth < _DEPTH:
                 if id(value) not in seen:  # the same dictionary under two names, or within itself
                     collect(value, f"{name}.", depth + 1)
@@ -313,15 +314,18 @@ def _cause(path: Path, error: Exception) -> str:
     return f"{found}; it was not run; {foreign.SAVE_STATE}"
 
 
-def _torch_floats(tensor: Any) -> np.ndarray:
-    """Returns a tensor of PyTorch as float32."""
+def _torch_floats(tensor: Any, file_size: int) -> np.ndarray:
+    """Returns a tensor of PyTorch as float32, if it comes from a file of so many bytes."""
     import torch
 
     tensor = torch.Tensor.detach(tensor)  # anew: the pickle may have given it attributes in place of methods
     is_plain = tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
     if not is_plain or tensor.is_quantized or tensor.element_size() < 2:
         raise ValueError(f"expected dense floating-point numbers, found {tensor.type()}")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    storage_size = tensor.untyped_storage().nbytes()
+    if storage_size > file_size:  # a pickle may make a tensor of any size, of whatever is in memory
+        raise ValueError(f"expected numbers in the file, found a tensor of {storage_size} bytes that is not in it")
+    if tensor.numel() * tensor.element_size() > storage_size:
         raise ValueError(f"expected {tensor.numel()} numbers, found fewer, which are repeated")
     return tensor.float().contiguous().numpy()
 
