@@ -44,7 +44,7 @@ from src.utils.mixdata import (
 from src.utils.order import SampleOrder
 
 if TYPE_CHECKING:
-    from src.training.step import TrainStep
+    from src.training.step import SavedRun, TrainStep
     from src.weights.checkpoint import Weights
 
 # What decides the course of a run: a resumed run cannot change it. Of the data, the list of files counts, wherever they
@@ -159,7 +159,7 @@ def build_step(
     world: int,
     rates: tuple[LearningRate, LearningRate],
     weights: Optional["Weights"],
-    resume_path: Optional[Path],
+    saved: Optional["SavedRun"],
     course: dict[str, Any],
 ) -> tuple["TrainStep", Position]:
     """Builds network and step, gives them the weights to start from and says which; returns where the run starts."""
@@ -171,9 +171,9 @@ def build_step(
     net.set_train(True)
     step = TrainStep(net, create_loss(config.loss), TwoRateAdam(net, *rates), config.grad_clip_norm, world)
     start = Position()
-    if resume_path:
-        start = restore(step, resume_path, course)
-        said[0] = f"resume: {resume_path}, after epoch {start.epoch} step {start.step}"
+    if saved:
+        start = restore(step, saved, course)
+        said[0] = f"resume: {saved.path}, after epoch {start.epoch} step {start.step}"
     print(*said, sep="\n")
     return step, start
 
@@ -202,8 +202,10 @@ def loop_settings(config: Config) -> LoopSettings:
 
 def train(config: Config, device: Device, resume_path: Optional[Path] = None) -> "TrainStep":
     """Trains as configured; returns the step, whose network has been trained."""
+    from src.training.step import read_run
     from src.weights.checkpoint import open_weights
 
+    saved = read_run(resume_path) if resume_path else None  # before the data are checked, which may take long
     weights = None if resume_path else open_weights(config.model_weights)
     if weights:
         config = settle(config, weights.settings(config.network), weights.path)
@@ -216,7 +218,8 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
     rates = learning_rates(config, config.epoch_size * order.steps_per_epoch)
     graph = (config.network, config.batch_size, config.img_height, config.img_width, config.loss, config.grad_clip_norm)
     enable_compile_cache(config.enable_compile_cache, ("train", device.target, device.world, graph, rates))
-    step, start = build_step(config, device.world, rates, weights, resume_path, course)
+    step, start = build_step(config, device.world, rates, weights, saved, course)
+    del saved  # as large as the run itself
     group.check_equal("course and start of the run", f"{course} {start}")
     done, total = start.steps_done(order.steps_per_epoch), config.epoch_size * order.steps_per_epoch
     if done >= total:

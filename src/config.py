@@ -282,7 +282,7 @@ def load_config(
 
 
 def settle(config: Config, decided: Mapping[str, Any], source: Union[str, Path]) -> Config:
-    """Returns the settings with those that a checkpoint decides, which replace defaults.
+    """Returns the settings with those that a checkpoint decides, which replace defaults; prints which.
 
     Args:
         config: The settings so far.
@@ -302,6 +302,9 @@ def settle(config: Config, decided: Mapping[str, Any], source: Union[str, Path])
         raise UsageError(
             f"{'; '.join(contradictions)} (the weights are of such a network: {source}; leave the key out)"
         )
+    if changed:  # the user may have edited the defaults
+        replaced = (f"{key} {_shown(value)} (not {_shown(getattr(config, key))})" for key, value in changed.items())
+        print(f"{source} replaces defaults of {DEFAULTS_FILE.name}: {', '.join(replaced)}")
     return replace(config, **changed)
 
 

@@ -611,14 +611,19 @@ def test_it_is_remembered_what_was_given(tmp_path):
     assert "given" not in repr(config) + dump_config(config)
 
 
-def test_weights_decide_what_nobody_has_given(tmp_path):
+def test_weights_decide_what_nobody_has_given(tmp_path, capsys):
     config = load_yaml(tmp_path, "groups: 4\n", "--features=16")
     decided = {"groups": 4, "features": 16, "layers": (1, 2, 1, 1), "network_ops": "modelzoo", "nm_img_mean": (0, 0, 1)}
     settled = settle(config, decided, "a.ckpt")
     assert {key: getattr(settled, key) for key in decided} == decided
     assert settled.seed == config.seed
     assert settled.given == config.given
+    assert capsys.readouterr().out == (
+        "a.ckpt replaces defaults of config.yaml: layers [1, 2, 1, 1] (not [3, 4, 23, 3]), network_ops modelzoo (not "
+        "midas), nm_img_mean [0, 0, 1] (not [0.485, 0.456, 0.406])\n"
+    )
     assert settle(config, {}, "a.ckpt") == config
+    assert capsys.readouterr().out == ""
 
 
 def test_what_was_given_and_contradicts_the_weights_is_named(tmp_path):

@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 import sys
+import warnings
 
 import mindspore as ms
 import numpy as np
@@ -480,3 +481,17 @@ def test_convert_wrong_usage(tmp_path, monkeypatch, ours):
     assert caught.value.code == 2
     assert UsageError.exit_status == 2
     assert (tmp_path / "ckpt" / "a.ckpt").read_bytes() == old
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    """Such a network predicts blank maps, and on some devices no NaN shows in them."""
+    state = {name: tensor.double() for name, tensor in TorchMidas(**TINY).state_dict().items()}
+    state["scratch.layer1_rn.weight"].view(-1)[5] = value
+    path = tmp_path / "diverged.pt"
+    torch.save(state, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = refusal(path)
+    assert "found NaN or infinity in 1 of " in text
+    assert " tensors (layer1_rn_scratch.weight); the training that wrote them had failed" in text

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import os
+import pickle
 import tarfile
 import zipfile
 from pathlib import Path
@@ -92,6 +93,10 @@ FILES = {
     "TorchScript": (
         lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(3, 4)), path),
         "a TorchScript archive (torch.jit.save); its code is not run here: torch.save(torch.jit.load(",
+    ),
+    "torch.export": (
+        lambda path: torch.export.save(torch.export.export(torch.nn.Linear(3, 4), (torch.zeros(1, 3),)), path),
+        "an archive of torch.export; its program is not run here: torch.save(torch.export.load(",
     ),
     "module, zip": (
         lambda path: torch.save(TorchMidas(**TINY), path),
@@ -194,3 +199,17 @@ def test_code_is_never_run(tmp_path, place, zipped):
     assert not proof.exists()
     torch.load(path, weights_only=False)
     assert os.path.isdir(proof)  # the file would have run it
+
+
+def test_pickles_that_torch_does_not_write(tmp_path):
+    state = TorchMidas(**TINY).state_dict()
+    path = tmp_path / "other.pt"
+    expected = "found a pickle that torch.save does not write by default, or a damaged one; in PyTorch, torch.save("
+    torch.save(state, path, pickle_protocol=4)
+    assert expected in refusal(path, read_weights)
+    path.write_bytes(pickle.dumps({name: value.numpy() for name, value in state.items()}, 2))
+    assert expected in refusal(path, read_weights)
+    torch.save({"epoch": 1, "model": {name: value.numpy() for name, value in state.items()}}, path)
+    assert "expected a dictionary of named tensors, found none but" in refusal(path, read_weights)
+    torch.save({"model": state, "read": eval}, path)
+    assert "a pickle that asks for eval; it was not run" in refusal(path, read_weights)

@@ -56,6 +56,21 @@ def test_which_checkpoint_is_resumed_and_where_the_run_goes_on(tmp_path):
         folder_to_resume(newest, str(default), is_given=True)
 
 
+def test_links_to_a_run(tmp_path):
+    run, link, latest = (tmp_path / name for name in ("run", "link", "latest.ckpt"))
+    run.mkdir()
+    for name in ("Midas_0-1_1.ckpt", "config.yaml", "loss.csv"):
+        (run / name).write_text("")
+    link.symlink_to(run)
+    latest.symlink_to(run / "Midas_0-1_1.ckpt")
+    checkpoint = find_resume(str(latest), str(tmp_path / "default"))
+    assert checkpoint == run / "Midas_0-1_1.ckpt"
+    assert folder_to_resume(checkpoint, str(tmp_path / "default"), is_given=False) == run
+    assert folder_to_resume(checkpoint, str(link), is_given=True) == link
+    assert find_resume(str(link), str(run)) == link / "Midas_0-1_1.ckpt"
+    assert folder_to_resume(link / "Midas_0-1_1.ckpt", str(run), is_given=True) == run
+
+
 def test_leftovers_of_live_processes_stay(tmp_path):
     with subprocess.Popen(["sleep", "50"]) as alive:
         dead = subprocess.Popen(["true"])

@@ -2,8 +2,11 @@
 
 import argparse
 import copy
+import datetime
+import decimal
 import itertools
-from collections import OrderedDict, defaultdict
+import uuid
+from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
 
 import mindspore as ms
@@ -140,6 +143,22 @@ def test_what_torch_itself_wraps(tmp_path, model, state):
         assert_same(read_complete(path).parameters, to_ours(state))
 
 
+@pytest.mark.parametrize("word", ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+def test_wrapped_parts_of_the_network(tmp_path, state, word):
+    path = tmp_path / "a.pt"
+    for part in ("pretrained.", "pretrained.layer2.", "pretrained.layer2.0.", "scratch.refinenet2."):
+        wrapped = {name.replace(part, f"{part}{word}."): tensor for name, tensor in state.items()}
+        torch.save({"model": prefixed(wrapped, "module.")}, path)
+        assert_same(read_weights(path).parameters, to_ours(state))
+
+
+def test_a_wrapped_part_beside_the_same_part(tmp_path, state):
+    path = tmp_path / "a.pt"
+    for name in ("pretrained._orig_mod.layer1.0.weight", "pretrained.module.layer1.0.weight"):
+        torch.save({name: torch.zeros(2, 3, 7, 7), **state}, path)
+        assert f"1 unexpected ({name})" in refusal(path)
+
+
 def test_an_unknown_prefix_is_said(tmp_path, state):
     path = tmp_path / "a.pt"
     torch.save({"state_dict": prefixed(state, "depth_net.")}, path)
@@ -162,6 +181,24 @@ def test_two_networks_are_refused(tmp_path, state, other):
     assert "expected one network, found two that differ, under model. and under net.; keep one" in refusal(path)
     torch.save({"left": state, "right": other}, path)
     assert "expected one network, found several, under left. and under right.; keep one" in refusal(path)
+
+
+def test_a_resnet_beside_a_network_of_an_unknown_prefix(tmp_path, state):
+    path = tmp_path / "a.pt"
+    resnet = {"net.conv1.weight": torch.ones(3), "net.layer1.0.conv1.weight": torch.ones(3)}
+    torch.save({**prefixed(state, "depth."), **resnet}, path)
+    weights = read_complete(path)
+    assert weights.remark == "found under depth."
+    assert_same(weights.parameters, to_ours(state))
+
+
+@pytest.mark.parametrize("name", ["best_model_state_dict", "first"])
+def test_another_network_that_is_left_is_named(tmp_path, state, other, name):
+    path = tmp_path / "a.pt"
+    torch.save({"model_state_dict": state, name: other, "part": {"scratch.layer1_rn.weight": torch.ones(3)}}, path)
+    weights = read_complete(path)
+    assert weights.remark == f"left other weights, under {name}."
+    assert_same(weights.parameters, to_ours(state))
 
 
 def test_dictionaries_that_contain_themselves(tmp_path, state):
@@ -227,7 +264,17 @@ def test_an_incomplete_network_is_refused_in_any_wrapper(tmp_path, state):
 
 
 @pytest.mark.parametrize(
-    "twin", ["model_ema", "ema", "ema_state_dict", "state_dict_ema", "ema_model", "model_ema_state_dict", "swa_model"]
+    "twin",
+    [
+        "model_ema",
+        "ema",
+        "ema_state_dict",
+        "state_dict_ema",
+        "ema_model",
+        "model_ema_state_dict",
+        "swa_model",
+        "avg_model",
+    ],
 )
 @pytest.mark.parametrize("flat", [True, False])
 def test_averaged_weights_are_taken(tmp_path, state, other, twin, flat):
@@ -347,6 +394,20 @@ def test_safetensors_of_other_numbers(tmp_path, state):
     assert ": expected floating-point numbers, found I8" in refusal(path)
 
 
+class Unwritten:
+    """Is pickled as a tensor that is made when the file is read, and that would show what was in memory."""
+
+    def __reduce__(self):
+        return torch.FloatTensor, (10**5, 3, 7, 7)
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_numbers_that_are_not_in_the_file(tmp_path, state, save):
+    path = tmp_path / "a.pt"
+    save({**state, "pretrained.layer1.0.weight": Unwritten()}, path)
+    assert "found a tensor of 58800000 bytes that is not in it" in refusal(path)
+
+
 def test_numbers_that_are_repeated(tmp_path, state):
     """A small file could ask for any amount of memory."""
     path = tmp_path / "a.pt"
@@ -410,7 +471,44 @@ def test_cells_of_mindspore(tmp_path, attribute):
     assert all("loss_fn" in name for name in weights.ignored)
 
 
-def test_default_dictionaries(tmp_path, state):
+def test_objects_of_the_standard_library(tmp_path, state):
+    content = {
+        "model": defaultdict(float, state),
+        "counts": [defaultdict(int, a=1), defaultdict(list, a=[1]), defaultdict(dict, a={1: 2})],
+        "queues": (deque([1]), deque([1, 2], maxlen=5)),
+        "sets": [{1}, frozenset([1])],
+        "ranges": [range(3), slice(1, 2)],
+        "times": [
+            datetime.datetime.now(datetime.timezone.utc), datetime.date(2020, 1, 1), datetime.time(1),
+            datetime.timedelta(1),
+        ],
+        "version": torch.__version__,
+        "more": [uuid.UUID(int=1), decimal.Decimal("0.1"), 1j, bytearray(b"x")],
+    }  # fmt: skip
     path = tmp_path / "a.pt"
-    torch.save({"model": state, "seen": dict(defaultdict(int, a=1))}, path)
+    for save in (save_zip, save_legacy):
+        save(content, path)
+        weights = read_complete(path)
+        assert_same(weights.parameters, to_ours(state))
+        assert {"queues", "sets", "ranges", "times", "more"} <= set(weights.ignored)
+
+
+class Deceiver:
+    """Is pickled as an ordered dictionary with an attribute in place of a method."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def __reduce__(self):
+        return OrderedDict, (), {"items": "x", "keys": "x"}, None, iter(self.content.items())
+
+
+def test_methods_that_a_pickle_replaces(tmp_path, state):
+    """It may set attributes of objects; they are not called."""
+    weight = state["pretrained.layer1.0.weight"].clone()
+    weight.float = weight.numpy = weight.contiguous = "x"
+    path = tmp_path / "a.pt"
+    torch.save({"model": Deceiver({**state, "pretrained.layer1.0.weight": weight})}, path)
+    assert torch.load(path, weights_only=True)["model"].items == "x"
+    assert torch.load(path, weights_only=True)["model"]["pretrained.layer1.0.weight"].float == "x"
     assert_same(read_complete(path).parameters, to_ours(state))

@@ -301,12 +301,14 @@ def test_weights_bring_their_sizes_and_a_run_folder_is_its_newest_checkpoint(
 
 @pytest.mark.parametrize("kind", ["torch", "converted"])
 def test_weights_alone_cannot_be_resumed(repo, train_data, uninterrupted, tmp_path, kind):
+    """It is said before the data are looked at, of which there are none here."""
+    shutil.copy(train_data / "mixdata.json", tmp_path)
     path = tmp_path / "weights.ckpt"
     if kind == "torch":
         torch.save({"model": TorchMidas(**TINY).state_dict()}, path)
     else:
         pth2ckpt.convert(uninterrupted[0] / "Midas_0-4_5.ckpt", path)
-    result = train(repo, train_data, tmp_path / "run", "--resume", str(path))
+    result = train(repo, tmp_path, tmp_path / "run", "--resume", str(path))
     assert result.returncode == 1
     line = result.stderr.splitlines()[-1]
     assert f"{path}: expected a training checkpoint with optimizer state, found " in line

@@ -17,7 +17,7 @@ from src.training.group import Group
 from src.training.loss_log import LossLog, read_loss_csv
 from src.training.run_folder import RunFolder
 from src.training.schedule import LearningRate, LoopSettings, Position
-from src.training.step import TrainStep, TwoRateAdam, restore, training_state
+from src.training.step import TrainStep, TwoRateAdam, read_run, restore, training_state
 from src.training.trainer import EndOfRun, Trainer
 from src.utils.order import SampleOrder
 from src.weights.checkpoint import load_into, read_weights, save_checkpoint
@@ -161,7 +161,7 @@ def test_restore_gives_back_all_of_the_state(tmp_path):
     path = tmp_path / "Midas_0-2_3.ckpt"
     save_checkpoint(path, training_state(step), {"epoch": 2, "step": 3, "course": COURSE})
     other = make_step()
-    assert restore(other, path, COURSE) == Position(2, 3)
+    assert restore(other, read_run(path), COURSE) == Position(2, 3)
     state = training_state(step)
     names = set(state)
     assert {"global_step", "beta1_power", "moment1.backbone_conv.weight", "backbone_bn.moving_mean"} <= names
@@ -176,13 +176,13 @@ def test_restore_refuses_what_does_not_fit(step, tmp_path):
     save_checkpoint(older, training_state(step), {"epoch": 2, "step": 3, "inverted": 0, "batch_size": 4})
     save_checkpoint(good, training_state(step), extra)
     with pytest.raises(CheckpointError, match="weights alone"):
-        restore(step, weights, COURSE)
+        read_run(weights)
     with pytest.raises(CheckpointError, match="found an older one"):
-        restore(step, older, COURSE)
-    with pytest.raises(CheckpointError, match=r"batch_size 4 then and 8 now, network_ops midas then and modelzoo now$"):
-        restore(step, good, {**COURSE, "batch_size": 8, "network_ops": "modelzoo"})
+        read_run(older)
+    with pytest.raises(CheckpointError, match=r"batch_size 4 then and 8 now, network_ops midas then and modelzoo now;"):
+        restore(step, read_run(good), {**COURSE, "batch_size": 8, "network_ops": "modelzoo"})
     with pytest.raises(CheckpointError, match="of another shape, first"):
-        restore(make_step(features=8), good, COURSE)
+        restore(make_step(features=8), read_run(good), COURSE)
 
 
 def test_positions():

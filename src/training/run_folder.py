@@ -113,7 +113,9 @@ def find_resume(resume: Union[bool, str], train_output_path: str) -> Optional[Pa
     if resume is False:
         return None
     if isinstance(resume, str):
-        return find_checkpoint(resume, "resume", "True resumes the run in train_output_path, False starts a new one")
+        advice = "True resumes the run in train_output_path, False starts a new one"
+        found = find_checkpoint(resume, "resume", advice)
+        return found.resolve() if found.is_symlink() else found  # the settings of the run are beside the file itself
     latest = RunFolder(train_output_path).latest()
     if latest is None:
         raise UsageError(
@@ -137,7 +139,7 @@ def folder_to_resume(checkpoint: Path, train_output_path: str, is_given: bool) -
     folder = RunFolder(train_output_path)
     if not is_given and (checkpoint.parent / CONFIG_FILE).is_file():
         folder = RunFolder(checkpoint.parent)
-    if checkpoint.parent != folder.path and (folder.latest() or (folder.path / LOSS_CSV).exists()):
+    if checkpoint.parent.resolve() != folder.path.resolve() and (folder.latest() or (folder.path / LOSS_CSV).exists()):
         raise UsageError(
             f"train_output_path {folder.path}: expected a new folder, or {checkpoint.parent}, where the checkpoint is, "
             "found the files of another run"

@@ -1,11 +1,12 @@
 """The compiled training step, its optimizer, and the state that a run needs to be resumed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn, ops
 
 from src.common.errors import CheckpointError
@@ -154,20 +155,23 @@ def training_state(step: nn.Cell) -> dict[str, ms.Parameter]:
     return {p.name: p for p in step.get_parameters() if not p.name.startswith("learning_rate")}
 
 
-def restore(step: nn.Cell, path: Path, course: Mapping[str, Any]) -> Position:
-    """Loads a training checkpoint into a step's network and optimizer.
+@dataclass(frozen=True)
+class SavedRun:
+    """What a training checkpoint holds.
 
-    Args:
-        step: A ``TrainStep`` built as in the run that wrote the checkpoint.
-        path: The checkpoint.
-        course: What decides the course of the resumed run, as JSON has it.
-
-    Returns:
-        Where that run was.
-
-    Raises:
-        CheckpointError: If the file is not a training checkpoint of this network, or of a run of another course.
+    Attributes:
+        path: The file.
+        tensors: Name -> array, as ``training_state`` has it.
+        extra: ``course``, and what ``Position`` has.
     """
+
+    path: Path
+    tensors: dict[str, np.ndarray]
+    extra: dict[str, Any]
+
+
+def read_run(path: Path) -> SavedRun:
+    """Reads a training checkpoint; CheckpointError if the file is something else, such as weights alone."""
     advice = f"start a new run with them: --model_weights {path}"
     found = format_of(path)
     if found != MINDSPORE:
@@ -183,9 +187,30 @@ def restore(step: nn.Cell, path: Path, course: Mapping[str, Any]) -> Position:
         raise CheckpointError(
             f"{path}: expected a checkpoint of this version, found an older one, whose loss was another; {advice}"
         )
+    return SavedRun(path, tensors, extra)
+
+
+def restore(step: nn.Cell, saved: SavedRun, course: Mapping[str, Any]) -> Position:
+    """Loads a training checkpoint into a step's network and optimizer.
+
+    Args:
+        step: A ``TrainStep`` built as in the run that wrote the checkpoint.
+        saved: The checkpoint.
+        course: What decides the course of the resumed run, as JSON has it.
+
+    Returns:
+        Where that run was.
+
+    Raises:
+        CheckpointError: If the checkpoint is not one of this network, or is of a run of another course.
+    """
+    path, tensors, extra = saved.path, saved.tensors, saved.extra
     changed = differences(extra["course"], course)
     if changed:
-        raise CheckpointError(f"{path}: expected a run of the same course, found {', '.join(changed)}")
+        raise CheckpointError(
+            f"{path}: expected a run of the same course, found {', '.join(changed)}; give the settings that it had, or "
+            f"start a new run with its weights: --model_weights {path}"
+        )
     parameters = training_state(step)
     wrong = [name for name, p in parameters.items() if name not in tensors or tensors[name].shape != tuple(p.shape)]
     if wrong:

@@ -170,8 +170,8 @@ def read_weights(path: PathLike) -> Weights:
             ``families.py``.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or cut short, would run code, or is not a MidasNet's or its
-            encoder's.
+        CheckpointError: If the file is missing, damaged or cut short, would run code, is not a MidasNet's or its
+            encoder's, or has weights that are not finite.
     """
     path = Path(path)
     content = formats.read_content(path)
@@ -200,10 +200,22 @@ def read_weights(path: PathLike) -> Weights:
         raise CheckpointError(
             f"{path}: expected a ResNeXt (grouped convolutions), found a plain ResNet with {sizes['layers']} blocks"
         )
+    wrong = [name for name, array in parameters.items() if not _is_finite(array)]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: expected finite numbers, found NaN or infinity in {len(wrong)} of {len(parameters)} tensors"
+            f" ({families.first_names(wrong)}); the training that wrote them had failed: take an earlier checkpoint"
+        )
     ignored = [*content.others, *selection.ignored]
     weights = Weights(path, family, sizes, parameters, content.extra, ignored, selection.remark)
     _check_course(weights)
     return weights
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Whether all numbers are; makes no copy, since there may be 100 million of them."""
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite((array.min(initial=0), array.max(initial=0))).all())
 
 
 def _check_course(weights: Weights) -> None:

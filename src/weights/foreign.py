@@ -99,6 +99,11 @@ def describe_zip(path: Path) -> Optional[str]:
         )
     if "data.pkl" in inside:
         return None
+    if "archive_format" in inside:
+        return (
+            "an archive of torch.export; its program is not run here: "
+            "torch.save(torch.export.load(FILE).state_dict, NEW_FILE) writes its weights"
+        )
     if any(name.endswith(".npy") for name in names):
         return f"a NumPy archive (.npz); {SAVE_STATE}"
     if any(name.endswith(".h5") for name in names):

@@ -39,7 +39,11 @@ _SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 # What training code stores beside its weights. Objects of these classes are read as empty ones of ``_StandIn``: their
 # own code does not run.
 _HARMLESS = (
-    "argparse.Namespace", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta", "_codecs.encode",
+    "argparse.Namespace", "types.SimpleNamespace", "_codecs.encode", "decimal.Decimal", "uuid.UUID",
+    "torch.torch_version.TorchVersion",
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "frozenset", "int", "list", "range", "slice", "str",
+                                      "tuple")),
     *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath")),
     *(f"pathlib._local.{name}" for name in ("Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath")),
     "numpy.ndarray", "numpy.dtype", "numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct",
@@ -132,7 +136,8 @@ def to_float32(array: np.ndarray, kind: str) -> np.ndarray:
         return np.left_shift(array, 16, dtype=np.uint32).view(np.float32)
     if array.dtype.kind != "f":
         raise ValueError(f"expected floating-point numbers, found {kind}")
-    return np.array(array, np.float32)  # its own memory, not that of the file
+    with np.errstate(over="ignore"):  # infinity is for the caller to find
+        return np.array(array, np.float32)  # its own memory, not that of the file
 
 
 # ---- MindSpore
@@ -219,6 +224,20 @@ class _StandIn:
         pass
 
 
+class _PlainDict:
+    """In place of a dictionary with a default, whose content counts."""
+
+    def __new__(cls, *args: Any) -> dict:
+        return {}
+
+
+class _PlainList:
+    """In place of a queue."""
+
+    def __new__(cls, *args: Any) -> list:
+        return []
+
+
 def _read_torch(path: Path) -> Content:
     try:
         import torch
@@ -229,10 +248,12 @@ def _read_torch(path: Path) -> Content:
         ) from error
     with open(path, "rb") as file:
         is_zip = file.read(2) == b"PK"
+    stand_ins = [(_StandIn, name) for name in _HARMLESS]
+    stand_ins += [(_PlainDict, "collections.defaultdict"), (_PlainList, "collections.deque")]
     try:
         if is_zip:
             _check_zip(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals([(_StandIn, name) for name in _HARMLESS]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")
             # A tensor cannot reach beyond storage that is mapped; other storage would grow, with what is in memory.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -245,13 +266,14 @@ def _read_torch(path: Path) -> Content:
     tensors: dict[str, Stored] = {}
     others: list[str] = []
     seen: set[int] = set()
+    size = path.stat().st_size
 
     def collect(values: dict, prefix: str, depth: int) -> None:
         seen.add(id(values))
-        for key, value in values.items():
+        for key, value in dict.items(values):  # the pickle may have given an OrderedDict an ``items`` of its own
             name = f"{prefix}{key}" if isinstance(key, (str, int)) else f"{prefix}({type(key).__name__})"
             if isinstance(value, torch.Tensor):
-                tensors[name] = Stored(tuple(value.shape), lambda value=value: _torch_floats(value))
+                tensors[name] = Stored(tuple(value.shape), lambda value=value: _torch_floats(value, size))
             elif isinstance(value, dict) and value and depth < _DEPTH:
                 if id(value) not in seen:  # the same dictionary under two names, or within itself
                     collect(value, f"{name}.", depth + 1)
@@ -261,6 +283,11 @@ def _read_torch(path: Path) -> Content:
     collect(content, "", 0)
     if content and not any(isinstance(name, str) for name in content):
         raise CheckpointError(f"{path}: expected a dictionary of named tensors, found one without names")
+    if others and not tensors:
+        raise CheckpointError(
+            f"{path}: expected a dictionary of named tensors, found none but {len(others)} other things, such as "
+            f"{others[0]!r}; {foreign.SAVE_STATE}"
+        )
     return Content(TORCH, tensors, others)
 
 
@@ -276,7 +303,9 @@ def _check_zip(path: Path) -> None:
 
 def _cause(path: Path, error: Exception) -> str:
     """Says what is wrong with a PyTorch file."""
-    code = re.search(r"GLOBAL (\w+(?:\.\w+)+)", str(error))
+    code = re.search(r"GLOBAL (\w[\w.]*)", str(error))
+    if not code and re.search("Unsupported operand|magic number", str(error)):
+        return f"a pickle that torch.save does not write by default, or a damaged one; {foreign.SAVE_STATE}"
     if not code:
         return "one that is damaged or cut short"
     with open(path, "rb") as file:
@@ -285,16 +314,20 @@ def _cause(path: Path, error: Exception) -> str:
     return f"{found}; it was not run; {foreign.SAVE_STATE}"
 
 
-def _torch_floats(tensor: Any) -> np.ndarray:
-    """Returns a tensor of PyTorch as float32."""
+def _torch_floats(tensor: Any, file_size: int) -> np.ndarray:
+    """Returns a tensor of PyTorch as float32, if it comes from a file of so many bytes."""
     import torch
 
+    tensor = torch.Tensor.detach(tensor)  # anew: the pickle may have given it attributes in place of methods
     is_plain = tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_meta
     if not is_plain or tensor.is_quantized or tensor.element_size() < 2:
         raise ValueError(f"expected dense floating-point numbers, found {tensor.type()}")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    storage_size = tensor.untyped_storage().nbytes()
+    if storage_size > file_size:  # a pickle may make a tensor of any size, of whatever is in memory
+        raise ValueError(f"expected numbers in the file, found a tensor of {storage_size} bytes that is not in it")
+    if tensor.numel() * tensor.element_size() > storage_size:
         raise ValueError(f"expected {tensor.numel()} numbers, found fewer, which are repeated")
-    return tensor.detach().float().contiguous().numpy()
+    return tensor.float().contiguous().numpy()
 
 
 # ---- safetensors

@@ -4,6 +4,7 @@ Nested dictionaries have become dotted names before (``formats.py``), so that a 
 ``model.`` are the same here: words in front of the name that the network itself gives to a tensor.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,8 +29,10 @@ _NEUTRAL = re.compile(
     r"module|_orig_mod|_backbone|_fsdp_wrapped_module|_checkpoint_wrapped_module|weights|params|state|state_?dict"
     r"|(model|net|network)(_?(state|state_?dict|weights|params))?"
 )
+# What wrapping a part of the network puts into its names.
+_WITHIN = re.compile(r"(?<=\.)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # Parts of a word in front that say what else it is.
-_AVERAGED = {"ema", "swa", "averaged", "shadow"}
+_AVERAGED = {"ema", "swa", "avg", "averaged", "shadow"}
 _BESIDE = {
     "loss", "losses", "criterion", "criteria", "optimizer", "optimizers", "optim", "optimiser", "metric", "metrics",
     "scheduler", "schedulers", "scaler", "discriminator", "lpips", "perceptual", "callbacks", "loops", "teacher",
@@ -64,7 +67,10 @@ def select_network(shapes: Mapping[str, families.Shape], read: Callable[[str], n
     Raises:
         CheckpointError: There is none of a known family, or there are several.
     """
-    renamed = {_as_saved_alone(name): name for name in shapes}
+    renamed: dict[str, str] = {}
+    for name in shapes:
+        alone = _as_saved_alone(name)
+        renamed[name if alone in shapes or alone in renamed else alone] = name
     selection = _select({name: shapes[full] for name, full in renamed.items()}, lambda name: read(renamed[name]))
     return Selection(
         {name: renamed[found] for name, found in selection.names.items()},
@@ -74,9 +80,11 @@ def select_network(shapes: Mapping[str, families.Shape], read: Callable[[str], n
 
 
 def _as_saved_alone(name: str) -> str:
-    """Undoes what MindSpore does to the names of our network when it becomes a part of another cell."""
+    """Undoes what becomes of names in another cell of MindSpore, and where a part of the network is wrapped."""
     name = re.sub(r"(^|\.)encoder\.(conv|bn|layer[1-4])\.", r"\1backbone_\2.", name)
-    return re.sub(r"(^|\.)decoder\.(\w+_scratch\.)", r"\1\2", name)
+    name = re.sub(r"(^|\.)decoder\.(\w+_scratch\.)", r"\1\2", name)
+    match = _NAME.fullmatch(name)
+    return match[1] + _WITHIN.sub("", match[2]) if match else name
 
 
 def _select(shapes: Mapping[str, families.Shape], read: Callable[[str], np.ndarray]) -> Selection:
@@ -93,9 +101,7 @@ def _select(shapes: Mapping[str, families.Shape], read: Callable[[str], np.ndarr
         # The names of ResNets occur in any network: there the words in front must be known.
         if role in roles and (role != "named" or any(map(_IS_OURS_ALONE.match, names))):
             roles[role].append(prefix)
-    strong = [
-        prefix for prefix in (*roles["plain"], *roles["averaged"]) if any(map(_IS_OURS_ALONE.match, groups[prefix]))
-    ]
+    strong = [prefix for prefix in itertools.chain(*roles.values()) if any(map(_IS_OURS_ALONE.match, groups[prefix]))]
     if strong:  # what has the names of a ResNet alone, under another prefix, is something beside the network
         roles = {role: [prefix for prefix in prefixes if prefix in strong] for role, prefixes in roles.items()}
     joined = {role: _join(prefixes, groups, shapes, read) for role, prefixes in roles.items() if role != "named"}
@@ -109,6 +115,9 @@ def _select(shapes: Mapping[str, families.Shape], read: Callable[[str], np.ndarr
         if not prefixes:
             raise families.no_family(list(shapes))
         taken, remark = groups[prefixes[0]], f"found {_listed(prefixes)}"
+    left = [prefix for prefix in roles["named"] if prefix not in prefixes and _covers(groups[prefix], taken, shapes)]
+    if left:
+        remark = "; ".join(filter(None, (remark, f"left other weights, {_listed(left)}")))
     names = {name: full for name, full in taken.items() if not families.is_ignored(name)}
     if not names:
         raise families.no_family(list(shapes))
