@@ -21,8 +21,8 @@ _IMAGE_SUFFIXES = (
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx",
     ".mpo", ".pam", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-# Files of these names are skipped, unless their content is a picture all the same. TIFF does not count: the raw files of
-# many cameras are TIFF files of a small preview.
+# Files of these names are skipped, unless their content is a picture all the same. TIFF does not count: the raw files
+# of many cameras are TIFF files of a small preview.
 _UNREAD_SUFFIXES = {
     "HEIC": ".heic .heif .hif",
     "camera raw": ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 "
