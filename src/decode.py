@@ -1,6 +1,7 @@
 """From the bytes of an image file to its pixels.
 
 Every kind of file has the decoder that tells damage best and says nothing on stderr: a fault is one ``DataError``.
+(Only that of AVIF, dav1d, adds lines of its own about some damaged files; nothing here can turn them off.)
 The content decides which kind a file is; its name does not count.
 
 * JPEG: simplejpeg, whose strict mode makes an error of every warning of libjpeg-turbo. OpenCV and Pillow return grey or

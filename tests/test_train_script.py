@@ -264,6 +264,7 @@ def test_weights_bring_their_sizes_and_a_run_folder_is_its_newest_checkpoint(
         return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
     images = ["--input_path", train_data / "ReDWeb_V1" / "Imgs", "--output_path", tmp_path / "maps"]
+    images += ["--img_width", 64, "--img_height", 64]
     found = start("midas_run.py", "--model_weights", run, *images)
     assert found.returncode == 0, found.stderr
     assert f"{newest} (this project's .ckpt): loaded " in found.stdout
