@@ -535,7 +535,7 @@ def test_prediction_needs_the_whole_network(tmp_path, arrays):
     assert text.startswith(f"ckpt_path: expected weights of the whole network, found the encoder alone in {path}; ")
     save_checkpoint(path, {**arrays, "global_step": np.array([3])})
     net, said = build_network(open_weights(path, whole=True), NETWORK, "ckpt_path")
-    loaded = f"{path} ({OURS}): loaded {len(arrays)} tensors; 1 not of the network left out (global_step)"
+    loaded = f"{path} ({OURS}): loaded {len(arrays)} tensors; 1 entries of other things left out (global_step)"
     assert said == [loaded, f"network: {SIZES} (from the weights)"]
     assert_same(net_values(net), arrays)
 

@@ -388,7 +388,7 @@ def test_network_that_predicts_far_as_large(run_stub, tmp_path, monkeypatch, cap
     monkeypatch.setattr(Inverted, "compilations", 0, raising=False)
     monkeypatch.setattr(midas_eval, "load_predictor", load)
     words = ("--data_name=TUM", "--show_published=False")
-    advice = "warning: TUM: this network seems to predict far as large; --invert_output True turns it round\n"
+    advice = "warning: TUM: this network seems to predict far as large; --invert_output True turns it round"
     order = iter([array.max() - array for array in truth.values()])
     assert run_stub(*words) == 0
     assert advice in capsys.readouterr().err

@@ -54,7 +54,9 @@ _OTHER_PROTOCOL = {
     "paper": "the 2021 suite scored by its own protocol (eval_protocol modelzoo)",
     "modelzoo": "eval_protocol modelzoo repeats the reading faults of the 2021 suite, the paper has none of them",
 }
-_UNKNOWN_COUNT = "TUM: images are counted against associate.txt; how many of them the 2021 suite had is not published."
+_UNKNOWN_COUNT = (
+    "TUM: images are counted against associate.txt; how many of the sequence the 2021 suite scored is not published"
+)
 _NOT_REPEATED = (
     "The 2021 suite counted images without a valid pixel as 0 and scored ETH3D at network size: not repeated here."
 )
@@ -97,8 +99,6 @@ def format_table(results: Iterable[SetResult], protocol: str, show_published: bo
         if reasons:
             notes.append(_BRACKETS)
             notes += [f"- {reason}" for reason in dict.fromkeys(reasons)]
-        if any(result.version == SEQUENCE for result in results):
-            notes.append(_UNKNOWN_COUNT)
         notes += [_NOT_REPRODUCED, _NOT_REPEATED]
     lines = _aligned(rows)
     rule = "-" * max(map(len, lines))
@@ -115,18 +115,16 @@ def _differences(result: SetResult, published: Published, protocol: str) -> list
     name = result.dataset
     if name == "TUM" and result.version != published.tum:
         found.append(f"TUM: this run scored {result.version}, {_SCORED_BY[published.tum]} {published.tum}")
+    elif result.version == SEQUENCE:
+        found.append(_UNKNOWN_COUNT)
     elif not result.is_whole:
         images = result.scored + len(result.empty)
-        found.append(f"{name}: this run has {images} images, {_whole(result)} {result.benchmark_images}")
+        found.append(f"{name}: this run has {images} images, the benchmark {result.benchmark_images}")
     if name in published.others:
         found.append(f"{name}: the paper scored its network of ReDWeb alone on {published.others[name]}")
     if protocol != published.protocol:
         found.append(_OTHER_PROTOCOL[protocol])
     return found
-
-
-def _whole(result: SetResult) -> str:
-    return "associate.txt" if result.version == SEQUENCE else "the benchmark"
 
 
 _SCORED_BY = {FRAMES: "the paper", SEQUENCE: "the 2021 suite"}

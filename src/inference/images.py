@@ -108,7 +108,7 @@ def find_images(input_path: str, output_path: str) -> Found:
     if not found.images:
         skipped = "; ".join((*found.faults, *found.report()))
         hint = f" ({skipped})" if skipped else ""
-        hint = hint or ("" if path.is_dir() else "; name your photos with --input_path")
+        hint = hint or ("" if path.is_dir() else "; no file matches; --input_path names your photos")
         raise UsageError(f"input_path {input_path}: expected {expected}, found none{hint}")
     return found
 

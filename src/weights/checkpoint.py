@@ -383,7 +383,9 @@ def build_network(weights: Optional[Weights], network: Mapping[str, Any], key: s
         if weights.remark:
             said += f"; {weights.remark}"
         if weights.ignored:
-            said += f"; {len(weights.ignored)} not of the network left out ({families.first_names(weights.ignored)})"
+            said += (
+                f"; {len(weights.ignored)} entries of other things left out ({families.first_names(weights.ignored)})"
+            )
         source = "the weights" if weights.whole else "the weights, but features from the settings"
     sizes = ", ".join(f"{name} {list(value) if isinstance(value, tuple) else value}" for name, value in network.items())
     return net, [said, f"network: {sizes} (from {source})"]
