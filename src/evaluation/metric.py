@@ -143,31 +143,29 @@ def score_dense(inverse_depth: np.ndarray, depth_m: np.ndarray, valid: np.ndarra
     np.maximum(ratio, 1.0 / cap_m, out=ratio)
     np.divide(1.0, ratio, out=ratio)
     ratio /= depth
-    values, delta1, rmse_m = _dense_metrics(ratio, depth)
-    np.divide(1.0 / max(target_mean, 1.0 / cap_m), depth, out=ratio, dtype=np.float64)
-    constant, *_ = _dense_metrics(ratio, depth)
-    return Score(values[metric], constant[metric], scale, shift, int(depth.size), values[ABS_REL], delta1, rmse_m)
-
-
-def _dense_metrics(ratio: np.ndarray, depth: np.ndarray) -> tuple[dict[str, float], float, float]:
-    """Compares depths d with true depths d*.
-
-    Args:
-        ratio: float64 d / d*, flat; is overwritten.
-        depth: d*, metres.
-
-    Returns:
-        ``BAD_SHARE`` and ``ABS_REL`` by name, the share with max(d / d*, d* / d) < 1.25, and the RMSE in metres.
-    """
-    larger = np.divide(1.0, ratio)
-    np.maximum(larger, ratio, out=larger)
-    bad = np.count_nonzero(larger > DELTA_THRESHOLD)
-    good = np.count_nonzero(larger < DELTA_THRESHOLD)
+    constant = np.divide(1.0 / max(target_mean, 1.0 / cap_m), depth, dtype=np.float64)
+    larger = _larger(ratio)
+    bad, delta1 = _bad_share(larger), np.count_nonzero(larger < DELTA_THRESHOLD) / larger.size
     ratio -= 1.0
     abs_rel = float(np.abs(ratio, out=ratio).mean())
     ratio *= depth
     rmse_m = math.sqrt(float(ratio @ ratio) / ratio.size)
-    return {BAD_SHARE: 100.0 * (bad / ratio.size), ABS_REL: abs_rel}, good / ratio.size, rmse_m
+    if metric == BAD_SHARE:
+        value, value_of_constant = bad, _bad_share(_larger(constant))
+    else:
+        constant -= 1.0
+        value, value_of_constant = abs_rel, float(np.abs(constant, out=constant).mean())
+    return Score(value, value_of_constant, scale, shift, int(depth.size), abs_rel, delta1, rmse_m)
+
+
+def _larger(ratio: np.ndarray) -> np.ndarray:
+    """Returns max(d / d*, d* / d) of d / d*."""
+    inverse = np.divide(1.0, ratio)
+    return np.maximum(inverse, ratio, out=inverse)
+
+
+def _bad_share(larger: np.ndarray) -> float:
+    return 100.0 * (np.count_nonzero(larger > DELTA_THRESHOLD) / larger.size)
 
 
 def score_ordinal(inverse_depth: np.ndarray, points: np.ndarray, relation: np.ndarray) -> Score:
