@@ -1,7 +1,13 @@
-"""Damaged copies of a file, for tests of readers."""
+"""Damaged copies of a file, and giving them to a reader."""
 
 import random
-from collections.abc import Iterator
+import signal
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+_SECONDS = 20  # for one file
 
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 2**15 - 1, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1)
 
@@ -79,3 +85,44 @@ def _extreme(data: bytearray, rng: random.Random) -> None:
 
 
 _FAULTS = (_flip, _cut, _remove, _insert, _duplicate, _zero, _swap, _extreme)
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError
+
+
+def read_damaged(
+    variants: Iterable[bytes], path: Path, read: Callable[[int], object], refusal: type[Exception], named: Path
+) -> Counter:
+    """Writes damaged copies of a file to ``path``, one after the other, and has them read.
+
+    Prints each copy that is not taken as it should be: read, or refused with one line, in time.
+
+    Args:
+        variants: The copies.
+        path: Where they are written.
+        read: Reads ``path``; takes the number of the copy.
+        refusal: What it may raise.
+        named: The path that the line must name.
+
+    Returns:
+        How many were ``read``, ``refused``, refused with a ``bad text``, or led to another ``fault``.
+    """
+    signal.signal(signal.SIGALRM, _too_long)
+    outcomes: Counter = Counter()
+    for number, data in enumerate(variants):
+        path.write_bytes(data)
+        signal.alarm(_SECONDS)
+        try:
+            read(number)
+            outcomes["read"] += 1
+        except refusal as error:
+            outcomes["refused"] += 1
+            if "\n" in str(error) or str(named) not in str(error):
+                print(f"number {number}: {error!r}")
+                outcomes["bad text"] += 1
+        except BaseException:
+            print(f"number {number}:\n{traceback.format_exc()}")
+            outcomes["fault"] += 1
+        signal.alarm(0)
+    return outcomes

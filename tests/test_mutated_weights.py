@@ -7,25 +7,18 @@ kind, or of each kind with ``all``.
 import io
 import os
 import resource
-import signal
 import subprocess
 import sys
-import traceback
 import zipfile
 import zlib
-from collections import Counter
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-from mutations import mutations  # noqa: E402
+from mutations import mutations, read_damaged  # noqa: E402
 
 SIZES = {"layers": [1, 1, 1, 1], "groups": 2, "width_per_group": 32, "in_channels": 2, "features": 8}
-SECONDS, MEGABYTES = 20, 1000  # for one file; beyond what the libraries need
-
-
-def too_long(*_):
-    raise TimeoutError
+MEGABYTES = 1000  # beyond what the libraries need
 
 
 def limit_memory() -> None:
@@ -41,31 +34,19 @@ def read_all(kind: str, source: Path, count: int, seed: int) -> bool:
     from src.weights.checkpoint import check_complete, read_ckpt, read_weights
 
     path = source.with_name(f"damaged {os.getpid()}{source.suffix}")
-    signal.signal(signal.SIGALRM, too_long)
+
+    def read(number: int) -> None:
+        if kind == "state":
+            read_ckpt(path)
+            return
+        weights = read_weights(path)
+        weights.settings(SIZES)
+        if number % 50 == 0:  # this is slow
+            check_complete(weights)
+
     print(f"{kind}:", flush=True)  # before it can kill the process
-    outcomes: Counter = Counter()
-    for number, data in enumerate(DAMAGE.get(kind, mutations)(source.read_bytes(), count, seed)):
-        path.write_bytes(data)
-        signal.alarm(SECONDS)
-        try:
-            if kind == "state":
-                read_ckpt(path)
-            else:
-                weights = read_weights(path)
-                weights.settings(SIZES)
-                if number % 50 == 0:  # this is slow
-                    check_complete(weights)
-            outcomes["read"] += 1
-        except CheckpointError as error:
-            text = str(error)
-            outcomes["refused"] += 1
-            if "\n" in text or str(path) not in text:
-                print(f"number {number}: {text!r}")
-                outcomes["bad text"] += 1
-        except BaseException:
-            print(f"number {number}:\n{traceback.format_exc()}")
-            outcomes["fault"] += 1
-        signal.alarm(0)
+    variants = DAMAGE.get(kind, mutations)(source.read_bytes(), count, seed)
+    outcomes = read_damaged(variants, path, read, CheckpointError, path)
     path.unlink()
     print(dict(outcomes), flush=True)
     return not (outcomes["fault"] or outcomes["bad text"]) and outcomes["refused"] > 0
