@@ -67,7 +67,6 @@ def predict_all(config: Config, found: Found, weights: Optional[Weights]) -> tup
         return f"{path}: expected an image that fits into memory, found too large a one; scale it down"
 
     written = unreadable = infinite = unwritten = full = 0
-    faults = []
     # One image is read while the network works on another.
     with (
         stop_between_items("asked to stop: the run ends after this image") as requests,
@@ -94,19 +93,21 @@ def predict_all(config: Config, found: Found, weights: Optional[Weights]) -> tup
                     full = full + 1 if isinstance(fault, OSError) and stops_others(fault) else 0
                     progress.write(f"not written in whole: {names[path]}.*, the maps of {path}: {_reason(fault)}")
                     if full == _MOST_FULL:
-                        faults.append(f"the run ended after {full} such results in a row: {fault.strerror}")
                         break
                 else:
                     written += 1
                     full = 0
             progress.update()
     total = len(images)
-    if unwritten:
-        faults.insert(0, f"{unwritten} of {total} results could not be written")
-    if infinite:
-        faults.insert(0, f"{infinite} of {total} predictions were not finite; check the weights")
+    faults = []
     if unreadable:
-        faults.insert(0, f"{unreadable} of {total} images could not be read")
+        faults.append(f"{unreadable} of {total} images could not be read")
+    if infinite:
+        faults.append(f"{infinite} of {total} predictions were not finite; check the weights")
+    if unwritten:
+        faults.append(f"{unwritten} of {total} results could not be written")
+    if full == _MOST_FULL:
+        faults.append(f"the run ended after {full} such results in a row: {fault.strerror}")
     return written, faults
 
 

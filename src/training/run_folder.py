@@ -72,15 +72,15 @@ class RunFolder:
             )
         remove_leftovers(self.path)
         path = self.path / CONFIG_FILE
-        if path.exists() and (epoch, step) == (1, 0):
+        if path.exists():
+            if (epoch, step) != (1, 0):
+                return
             if _first_line(path.read_text(encoding="utf-8", errors="replace")) != _first_line(settings):
                 raise UsageError(
                     f"train_output_path {self.path}: expected a folder for a run, found a config.yaml that is not of a "
                     "run and would be overwritten; name another folder"
                 )
-            write_text(path, settings)
-        elif not path.exists():
-            write_text(path, settings)
+        write_text(path, settings)
 
     def checkpoint_path(self, epoch: int, step: int) -> Path:
         """Returns the documented name ``Midas_{device_id}-{epoch}_{step}.ckpt`` in this folder."""

@@ -359,10 +359,10 @@ def _read_safetensors(path: Path) -> Content:
 
 
 def _has_checksum(entries: dict[str, dict[str, Any]], checksum: str) -> bool:
-    """Whether a file has the checksum that MindSpore has written (``crc_check=True``)."""
+    """Whether entries in the order of their names have the checksum that MindSpore wrote (``crc_check=True``)."""
     crc = 0
-    for name in sorted(entries):
-        if not entries[name]["shape"] and not entries[name]["dtype"].startswith("F"):
+    for name, entry in entries.items():
+        if not entry["shape"] and not entry["dtype"].startswith("F"):
             return True  # of whole numbers it sums other bytes: as many zeros as the number says
-        crc = zlib.crc32(entries[name]["data"], zlib.crc32(name.encode(), crc))
+        crc = zlib.crc32(entry["data"], zlib.crc32(name.encode(), crc))
     return str(crc) == checksum
