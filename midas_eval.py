@@ -11,32 +11,30 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from src.common.compile_cache import enable_compile_cache
-from src.common.device import setup_device
 from src.common.errors import DataError, UsageError, run_script
 from src.common.names import DATA_SETS
 from src.common.progress import Progress
 from src.common.stop import Requests, stop_between_items
-from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config, settle
+from src.config import BACKEND_KEYS, NETWORK_KEYS, PREDICTION_KEYS, Config, load_config, settle
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.base import DatasetMissing, EvalDataset
 from src.evaluation.evaluator import Fault, SetResult, evaluate, summarise
 from src.evaluation.report import damaged, faults, remarks, warnings_of
 from src.evaluation.results import ResultFiles, content_hash
 from src.evaluation.table import format_table
-from src.inference.predictor import Predictor, load_predictor
-from src.weights.checkpoint import open_weights
+from src.inference.backends import Backend, choose_backend, load_predictor, open_model
+from src.inference.predictor import Predictor
 
 # What the figures depend on: a resumed evaluation must have the same.
 FIGURE_KEYS = (*NETWORK_KEYS, *(key for key in PREDICTION_KEYS if key != "resize_method"), "eval_protocol")
-# A resumed evaluation may have others of these. Instead of device_target, ckpt_path and seed, settings_of records what
-# they lead to: the device, the content of the file, and the seed where it decides the weights. The files of a data set
+# A resumed evaluation may have others of these. Instead of device_target, backend, precision, ckpt_path and seed,
+# settings_of records what they lead to: device, program and precision, the content of the file, and the seed where it
+# decides the weights. The files of a data set
 # have a fingerprint, wherever they are. Each data set has a resize_method of its own. The rest decides which sets are
 # evaluated, how fast, and where results go.
 OTHER_KEYS = (
-    "device_target", "ckpt_path", "seed", "train_data_dir", *(f"datapath_{name}" for name in DATA_SETS),
-    "resize_method", "data_name", "device_id", "enable_compile_cache", "num_parallel_workers", "ann_file", "resume",
-    "show_published",
+    *BACKEND_KEYS, "ckpt_path", "train_data_dir", *(f"datapath_{name}" for name in DATA_SETS),
+    "resize_method", "data_name", "num_parallel_workers", "ann_file", "resume", "show_published",
 )  # fmt: skip
 KEYS = (*FIGURE_KEYS, *OTHER_KEYS)
 
@@ -73,17 +71,17 @@ def open_datasets(config: Config) -> tuple[list[EvalDataset], dict[str, DataErro
     return datasets, left_out
 
 
-def settings_of(config: Config, device_target: str) -> dict[str, Any]:
+def settings_of(config: Config, backend: Backend) -> dict[str, Any]:
     """Lists what the figures depend on, to the last bit, but for the data; and the path of the weights."""
     import cv2
-    import mindspore
 
     return {
-        "mindspore": mindspore.__version__,
+        "backend": backend.release,
+        "precision": backend.precision,
         "opencv": cv2.__version__,
         "checkpoint": config.ckpt_path,
         "ckpt_sha256": content_hash(config.ckpt_path) if config.ckpt_path else f"random, seed {config.seed}",
-        "device_target": device_target,
+        "device_target": backend.device_target,
         **{key: getattr(config, key) for key in FIGURE_KEYS},
     }
 
@@ -131,17 +129,15 @@ def main() -> int:
         raise UsageError(f"resume: expected True or False for an evaluation, found {config.resume}")
     start = time.perf_counter()
     datasets, left_out = open_datasets(config)
-    device = setup_device(config.device_target, config.device_id, config.seed)
-    weights = open_weights(config.ckpt_path, "ckpt_path", whole=True)
-    if weights:
-        config = replace(settle(config, weights.settings(config.network), weights.path), ckpt_path=str(weights.path))
-    enable_compile_cache(
-        config.enable_compile_cache, ("predict", device.target, config.network), config.eval_shapes == "static"
-    )
-    print(f"device {device.target}, eval_protocol {config.eval_protocol}")
-    predictor = load_predictor(weights, "ckpt_path", config.network, **config.prediction)
+    model = open_model(config.ckpt_path, "ckpt_path")
+    backend = choose_backend(model, **config.execution)
+    print(f"{backend}, eval_protocol {config.eval_protocol}")
+    config = settle(config, model)
+    if model:
+        config = replace(config, ckpt_path=str(model.path))
+    predictor = load_predictor(model, "ckpt_path", backend, config.network, **config.prediction)
     results = []
-    settings = settings_of(config, device.target)
+    settings = settings_of(config, backend)
     with (
         stop_between_items("asked to stop: the evaluation ends after this image") as requests,
         ResultFiles(config.ann_file, settings, datasets, config.resume) as files,

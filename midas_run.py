@@ -14,28 +14,25 @@ from typing import Optional, Union
 import numpy as np
 
 from src.common.ahead import run_ahead, thread_pool
-from src.common.compile_cache import enable_compile_cache
-from src.common.device import setup_device
 from src.common.errors import DataError, one_line, run_script
 from src.common.progress import Progress
 from src.common.stop import stop_between_items
-from src.config import NETWORK_KEYS, PREDICTION_KEYS, Config, load_config, settle
+from src.config import BACKEND_KEYS, NETWORK_KEYS, PREDICTION_KEYS, Config, load_config, settle
+from src.inference.backends import choose_backend, load_predictor, open_model
 from src.inference.images import Found, check_output, find_images, name_outputs, stops_others, write_results
-from src.inference.predictor import load_predictor
+from src.inference.predictor import Predictor
 from src.util import read_image
 from src.utils.transforms import resize_bicubic
-from src.weights.checkpoint import Weights, open_weights
 
 KEYS = (
-    "device_target", "device_id", "seed", "enable_compile_cache", *NETWORK_KEYS, *PREDICTION_KEYS, "input_path",
-    "output_path", "model_weights", "colormap",
+    *BACKEND_KEYS, *NETWORK_KEYS, *PREDICTION_KEYS, "input_path", "output_path", "model_weights", "colormap",
 )  # fmt: skip
 
 
 _MOST_FULL = 3  # results in a row that a full disk has refused
 
 
-def predict_all(config: Config, found: Found, weights: Optional[Weights]) -> tuple[int, list[str]]:
+def predict_all(config: Config, found: Found, predictor: Predictor) -> tuple[int, list[str]]:
     """Writes the results of all images; what cannot be read, predicted or written is reported and left out.
 
     Returns:
@@ -46,7 +43,6 @@ def predict_all(config: Config, found: Found, weights: Optional[Weights]) -> tup
     """
     images = found.images
     names = name_outputs(images, found.root, Path(config.output_path), config.colormap)
-    predictor = load_predictor(weights, "model_weights", config.network, **config.prediction)
 
     def load(path: Path) -> Union[str, tuple]:
         try:
@@ -133,15 +129,12 @@ def main() -> int:
     start = time.perf_counter()
     found = find_images(config.input_path, config.output_path)
     check_output(Path(config.output_path))
-    device = setup_device(config.device_target, config.device_id, config.seed)
-    weights = open_weights(config.model_weights, "model_weights", whole=True)
-    if weights:
-        config = settle(config, weights.settings(config.network), weights.path)
-    enable_compile_cache(
-        config.enable_compile_cache, ("predict", device.target, config.network), config.eval_shapes == "static"
-    )
-    print(f"{len(found.images)} images, device {device.target}")
-    written, faults = predict_all(config, found, weights)
+    model = open_model(config.model_weights, "model_weights")
+    backend = choose_backend(model, **config.execution)
+    print(f"{len(found.images)} images, {backend}")
+    config = settle(config, model)
+    predictor = load_predictor(model, "model_weights", backend, config.network, **config.prediction)
+    written, faults = predict_all(config, found, predictor)
     seconds = time.perf_counter() - start
     for line in (f"{written} inverse depth maps in {config.output_path} ({seconds:.1f} s)", *found.report()):
         print(one_line(line))

@@ -207,8 +207,7 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
 
     saved = read_run(resume_path) if resume_path else None  # before the data are checked, which may take long
     weights = None if resume_path else open_weights(config.model_weights)
-    if weights:
-        config = settle(config, weights.settings(config.network), weights.path)
+    config = settle(config, weights)
     group = Group(device.rank, device.world)
     first_device = group.sum(np.array([device.device_id if device.rank == 0 else 0]))[0]
     folder = RunFolder(config.train_output_path, int(first_device))

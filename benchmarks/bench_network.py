@@ -21,7 +21,7 @@ import torch  # noqa: E402
 from side_by_side import compare, machine  # noqa: E402
 from torch_midas import TorchMidas, torch_loss  # noqa: E402
 
-from src.inference.predictor import MindSporePredictor  # noqa: E402
+from src.inference.mindspore import MindSporePredictor  # noqa: E402
 from src.loss import create_loss  # noqa: E402
 from src.midas_net import MidasNet  # noqa: E402
 from src.training.schedule import LearningRate  # noqa: E402
@@ -46,8 +46,8 @@ def forward_contenders(height, width):
     """Makes calls that run one image through the network."""
     image = np.random.default_rng(0).standard_normal((1, 3, height, width)).astype(np.float32)
     ours = {
-        f"this project, {name} shape": partial(MindSporePredictor(MidasNet(), dynamic_shape=dynamic).infer, image)
-        for name, dynamic in (("dynamic", True), ("static", False))
+        f"this project, {name} shape": partial(MindSporePredictor(MidasNet(), shapes=name).infer, image)
+        for name in ("dynamic", "static")
     }
     return ours, {name: torch_forward(image, memory_format) for name, memory_format in FORMATS.items()}
 

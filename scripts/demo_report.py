@@ -11,16 +11,15 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.common.device import setup_device
 from src.common.errors import run_script
 from src.config import Config, load_config
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.base import EvalDataset, OrdinalSample
 from src.evaluation.evaluator import Sample, score_prediction
-from src.inference.predictor import Predictor, load_predictor
+from src.inference.backends import choose_backend, load_predictor, open_model
+from src.inference.predictor import Predictor
 from src.training.loss_log import read_loss_csv
 from src.utils.transforms import resize_prediction
-from src.weights.checkpoint import open_weights
 
 COLUMNS = ("image", "ground truth", "before training", "after training", "error after training")
 ERROR_RANGE = 0.5  # relative depth error that gets the brightest colour
@@ -93,10 +92,10 @@ def print_report(demo: Path, checkpoint: Path) -> None:
 def main() -> None:
     """Runs the script: ``ckpt_path`` is the trained network, ``output_path`` the folder of the demo."""
     config = load_config(__doc__)
-    setup_device(config.device_target, config.device_id, config.seed)
-    trained = open_weights(config.ckpt_path, "ckpt_path", whole=True)
+    trained = open_model(config.ckpt_path, "ckpt_path")
+    backend = choose_backend(trained, **config.execution)
     predictors = [  # before and after training
-        load_predictor(weights, "ckpt_path", config.network, **config.prediction) for weights in (None, trained)
+        load_predictor(model, "ckpt_path", backend, config.network, **config.prediction) for model in (None, trained)
     ]
     demo = Path(config.output_path)
     draw_overview(config, predictors, demo / "overview.png")

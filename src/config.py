@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn, Optional, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, NoReturn, Optional, Protocol, Union, get_args, get_origin
 
 import yaml
 
@@ -29,6 +29,7 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 # Settings that a script reads through a property of ``Config``.
 NETWORK_KEYS = ("layers", "groups", "width_per_group", "in_channels", "features", "network_ops")
 NORMALISATION_KEYS = ("nm_img_mean", "nm_img_std")
+BACKEND_KEYS = ("device_target", "device_id", "seed", "backend", "precision", "enable_compile_cache")
 PREDICTION_KEYS = (
     "eval_shapes", "img_width", "img_height", "ensure_multiple_of", "resize_method", "invert_output",
     *NORMALISATION_KEYS,
@@ -111,6 +112,8 @@ class Config:
 
     device_target: Annotated[str, _one_of("auto", *names.DEVICE_TARGETS)]
     device_id: _Count
+    backend: Annotated[str, _one_of("auto", *names.BACKENDS)]
+    precision: Annotated[str, _one_of("auto", *names.PRECISIONS)]
     run_distribute: _Flag
     is_modelarts: Annotated[bool, _ONLY_FALSE]
     seed: Annotated[int, _Rule("an integer from 0 to 4294967295", lambda value: 0 <= value < 2**32)]
@@ -154,7 +157,7 @@ class Config:
     log_interval: _PositiveInt
 
     eval_protocol: Annotated[str, _one_of(*names.PROTOCOLS)]
-    eval_shapes: Annotated[str, _one_of("dynamic", "static")]
+    eval_shapes: Annotated[str, _one_of(*names.EVAL_SHAPES)]
     datapath_TUM: _Path
     datapath_Sintel: _Path
     datapath_ETH3D: _Path
@@ -189,7 +192,7 @@ class Config:
     def prediction(self) -> dict[str, Any]:
         """The arguments of a predictor beside its network."""
         return {
-            "dynamic_shape": self.eval_shapes == "dynamic",
+            "shapes": self.eval_shapes,
             "width": self.img_width,
             "height": self.img_height,
             "ensure_multiple_of": self.ensure_multiple_of,
@@ -197,6 +200,11 @@ class Config:
             "invert_output": self.invert_output,
             **self.normalisation,
         }
+
+    @property
+    def execution(self) -> dict[str, Any]:
+        """The arguments of ``choose_backend``: what runs the network, and where."""
+        return {key: getattr(self, key) for key in BACKEND_KEYS}
 
     @property
     def data_names(self) -> tuple[str, ...]:
@@ -281,17 +289,26 @@ def load_config(
     return Config(**values, given={key: setting.source for key, setting in given.items()})
 
 
-def settle(config: Config, decided: Mapping[str, Any], source: Union[str, Path]) -> Config:
-    """Returns the settings with those that a checkpoint decides, which replace defaults; prints which.
+class Decisive(Protocol):
+    """A file of a network, which decides some of the settings."""
+
+    path: Path
+
+    def settings(self, network: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns key -> value, of the types of ``Config``, for the configured arguments of ``MidasNet``."""
+
+
+def settle(config: Config, model: Optional[Decisive]) -> Config:
+    """Returns the settings with those that the file of a network decides, which replace defaults; prints which.
 
     Args:
         config: The settings so far.
-        decided: Key -> value, of the types of ``Config``.
-        source: The checkpoint, for messages.
+        model: The file; None for random weights, which decide nothing.
 
     Raises:
         UsageError: The user has given other values; all of them are named.
     """
+    decided, source = (model.settings(config.network), model.path) if model else ({}, "")
     changed = {key: value for key, value in decided.items() if getattr(config, key) != value}
     contradictions = [
         f"{config.given[key]}: {key}: expected {_shown(value)}, found {_shown(getattr(config, key))}"
@@ -299,9 +316,7 @@ def settle(config: Config, decided: Mapping[str, Any], source: Union[str, Path])
         if key in config.given
     ]
     if contradictions:
-        raise UsageError(
-            f"{'; '.join(contradictions)} (the weights are of such a network: {source}; leave the key out)"
-        )
+        raise UsageError(f"{'; '.join(contradictions)} (so it is in {source}; leave the key out)")
     if changed:  # the user may have edited the defaults
         replaced = (f"{key} {_shown(value)} (not {_shown(getattr(config, key))})" for key, value in changed.items())
         print(f"{source} replaces defaults of {DEFAULTS_FILE.name}: {', '.join(replaced)}")

@@ -9,7 +9,7 @@ SLOW = """
 import time
 import {script}
 from src.common.errors import run_script
-from src.inference.predictor import MindSporePredictor
+from src.inference.mindspore import MindSporePredictor
 
 run = MindSporePredictor._run
 

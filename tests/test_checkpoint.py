@@ -616,4 +616,4 @@ def test_several_width_per_group_make_one_network(tmp_path):
 def test_settings_that_make_no_sense(tmp_path, arrays, extra):
     path = tmp_path / "a.ckpt"
     save_checkpoint(path, arrays, extra)
-    assert "expected a course of training with" in refusal(path)
+    assert "in what the file says of itself" in refusal(path)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -16,6 +17,7 @@ from src import config as config_module
 from src.common.errors import UsageError
 from src.common.names import COLORMAPS, DATA_SETS
 from src.config import (
+    BACKEND_KEYS,
     NETWORK_KEYS,
     NORMALISATION_KEYS,
     PREDICTION_KEYS,
@@ -611,10 +613,15 @@ def test_it_is_remembered_what_was_given(tmp_path):
     assert "given" not in repr(config) + dump_config(config)
 
 
+def decisive(decided):
+    """A file that decides these settings."""
+    return SimpleNamespace(path="a.ckpt", settings=lambda network: decided)
+
+
 def test_weights_decide_what_nobody_has_given(tmp_path, capsys):
     config = load_yaml(tmp_path, "groups: 4\n", "--features=16")
     decided = {"groups": 4, "features": 16, "layers": (1, 2, 1, 1), "network_ops": "modelzoo", "nm_img_mean": (0, 0, 1)}
-    settled = settle(config, decided, "a.ckpt")
+    settled = settle(config, decisive(decided))
     assert {key: getattr(settled, key) for key in decided} == decided
     assert settled.seed == config.seed
     assert settled.given == config.given
@@ -622,16 +629,16 @@ def test_weights_decide_what_nobody_has_given(tmp_path, capsys):
         "a.ckpt replaces defaults of config.yaml: layers [1, 2, 1, 1] (not [3, 4, 23, 3]), network_ops modelzoo (not "
         "midas), nm_img_mean [0, 0, 1] (not [0.485, 0.456, 0.406])\n"
     )
-    assert settle(config, {}, "a.ckpt") == config
+    assert settle(config, decisive({})) == settle(config, None) == config
     assert capsys.readouterr().out == ""
 
 
 def test_what_was_given_and_contradicts_the_weights_is_named(tmp_path):
     config = load_yaml(tmp_path, "groups: 4\nlayers: [1, 1, 1, 1]\n", "--features=16")
     decided = {"groups": 4, "features": 32, "layers": (1, 2, 1, 1), "in_channels": 8}
-    assert fault(settle, config, decided, "a.ckpt") == (
+    assert fault(settle, config, decisive(decided)) == (
         f"command line: features: expected 32, found 16; {tmp_path / 'settings.yaml'}:2: layers: expected [1, 2, 1, 1],"
-        " found [1, 1, 1, 1] (the weights are of such a network: a.ckpt; leave the key out)"
+        " found [1, 1, 1, 1] (so it is in a.ckpt; leave the key out)"
     )
 
 
@@ -752,6 +759,7 @@ def test_scripts_name_the_keys_that_they_read(name):
         "network": NETWORK_KEYS,
         "normalisation": NORMALISATION_KEYS,
         "prediction": PREDICTION_KEYS,
+        "execution": BACKEND_KEYS,
         "data_names": ["data_name", "train_data_dir", *(f"datapath_{name}" for name in DATA_SETS)],
         "required_data_names": ["data_name"],
         "given": [],

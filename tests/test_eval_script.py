@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import cv2
 import h5py
@@ -29,8 +28,12 @@ from src.config import load_config
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.tum import SEQUENCE
 from src.evaluation.evaluator import score_prediction
-from src.inference.predictor import MindSporePredictor, Predictor
+from src.inference.backends import Backend
+from src.inference.mindspore import MindSporePredictor
+from src.inference.predictor import Predictor
 from src.util import write_png16
+
+CPU = Backend("mindspore", "CPU", 0, "fp32")
 
 
 def arguments(data, weights, ann_file, *more):
@@ -189,7 +192,7 @@ def test_faults_before_any_work(eval_data, tmp_path, monkeypatch, words, error, 
     (tmp_path / "TUM").mkdir()
     (tmp_path / "TUM" / "associate.txt").write_text("# empty\n")
     monkeypatch.setattr(sys, "argv", ["midas_eval.py", "--train_data_dir", str(tmp_path), *words])
-    monkeypatch.setattr(midas_eval, "setup_device", lambda *_, **__: pytest.fail("work was started"))
+    monkeypatch.setattr(midas_eval, "choose_backend", lambda *_, **__: pytest.fail("work was started"))
     with pytest.raises(error) as caught:
         midas_eval.main()
     assert message in str(caught.value)
@@ -235,11 +238,11 @@ def test_stopped_on_request_and_resumed(repo, eval_data, weights, uninterrupted,
 )
 def test_settings_that_change_figures_forbid_to_resume(weights, word):
     words = [*TINY_FLAGS, "--ckpt_path", str(weights)]
-    settings = midas_eval.settings_of(load_config("", words), "CPU")
-    assert midas_eval.settings_of(load_config("", [*words, word]), "CPU") != settings
+    settings = midas_eval.settings_of(load_config("", words), CPU)
+    assert midas_eval.settings_of(load_config("", [*words, word]), CPU) != settings
     assert midas_eval.settings_of(load_config("", words), "GPU") != settings
     for other in ("--data_name=TUM", "--resize_method=minimal", "--seed=3"):
-        assert midas_eval.settings_of(load_config("", [*words, other]), "CPU") == settings
+        assert midas_eval.settings_of(load_config("", [*words, other]), CPU) == settings
     assert not {*midas_eval.FIGURE_KEYS} & {*midas_eval.OTHER_KEYS}
     assert settings["mindspore"] == ms.__version__
 
@@ -260,7 +263,7 @@ class FirstChannel:
 def run_stub(monkeypatch, tmp_path):
     """Runs midas_eval.py in this process without a network; returns its status."""
     monkeypatch.setattr(midas_eval, "load_predictor", lambda *_, **__: FirstChannel())
-    monkeypatch.setattr(midas_eval, "setup_device", lambda *_: SimpleNamespace(target="CPU"))
+    monkeypatch.setattr(midas_eval, "choose_backend", lambda *_, **__: CPU)
 
     def run(*words):
         words = [f"--train_data_dir={tmp_path / 'data'}", "--ckpt_path=", f"--ann_file={tmp_path / 'val.json'}", *words]
@@ -353,11 +356,11 @@ def test_refused_weights_leave_earlier_results_alone(run_stub, eval_data, tmp_pa
 def test_another_checkpoint_forbids_to_resume(weights, tmp_path):
     other = tmp_path / "tiny.ckpt"
     shutil.copyfile(weights, other)
-    settings = [midas_eval.settings_of(load_config("", ["--ckpt_path", str(path)]), "CPU") for path in (weights, other)]
+    settings = [midas_eval.settings_of(load_config("", ["--ckpt_path", str(path)]), CPU) for path in (weights, other)]
     assert [found.pop("checkpoint") for found in settings] == [str(weights), str(other)]
     assert settings[0] == settings[1]
     other.write_bytes(other.read_bytes()[:-1] + b"x")
-    changed = midas_eval.settings_of(load_config("", ["--ckpt_path", str(other)]), "CPU")
+    changed = midas_eval.settings_of(load_config("", ["--ckpt_path", str(other)]), CPU)
     assert {key for key, value in settings[0].items() if changed[key] != value} == {"ckpt_sha256"}
 
 
@@ -382,7 +385,7 @@ def test_network_that_predicts_far_as_large(run_stub, tmp_path, monkeypatch, cap
         def _run(self, prepared):
             return next(order)
 
-    def load(_weights, _key, _network, invert_output, **_):
+    def load(_model, _key, _backend, _network, invert_output, **_):
         return Inverted(invert_output=invert_output)
 
     monkeypatch.setattr(Inverted, "compilations", 0, raising=False)

@@ -16,7 +16,7 @@ from src.evaluation.datasets import DATASETS
 from src.evaluation.datasets.tum import SEQUENCE
 from src.evaluation.evaluator import Fault, Record, evaluate, summarise
 from src.evaluation.metric import BAD_SHARE, score_dense, score_ordinal
-from src.inference.predictor import MindSporePredictor
+from src.inference.mindspore import MindSporePredictor
 from src.midas_net import MidasNet
 from src.utils.transforms import resize_prediction
 
@@ -169,7 +169,7 @@ def test_compilations_are_counted(net):
     sizes = [(64, 96), (96, 64), (128, 160), (64, 96)]
     images = [np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32) for size in sizes]
     dynamic = MindSporePredictor(net)
-    static = MindSporePredictor(MidasNet(**TINY), dynamic_shape=False)
+    static = MindSporePredictor(MidasNet(**TINY), shapes="static")
     ms.load_param_into_net(static.net, dynamic.net.parameters_dict())
     counts = []
     for image in images:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from evaluation import FOLDERS, open_one, run
 from src.evaluation.datasets import open_dataset
-from src.inference.predictor import MindSporePredictor
+from src.inference.mindspore import MindSporePredictor
 from src.utils.transforms import resize_prediction
 
 

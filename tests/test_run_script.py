@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,9 +16,12 @@ from conftest import TINY_FLAGS
 from PIL import Image
 
 import midas_run
-from src.inference.predictor import MindSporePredictor
+from src.inference.backends import Backend
+from src.inference.mindspore import MindSporePredictor
 from src.util import read_image, read_pfm
 from src.utils.transforms import resize_bicubic
+
+CPU = Backend("mindspore", "CPU", 0, "fp32")
 
 
 def run(repo, weights, *arguments):
@@ -100,7 +102,7 @@ class Stub:
 @pytest.fixture
 def run_stub(monkeypatch, tmp_path):
     """Runs midas_run.py in this process on ``tmp_path / "images"``; returns its status."""
-    monkeypatch.setattr(midas_run, "setup_device", lambda *_: SimpleNamespace(target="CPU"))
+    monkeypatch.setattr(midas_run, "choose_backend", lambda *_, **__: CPU)
 
     def run(predictor):
         monkeypatch.setattr(midas_run, "load_predictor", lambda *_, **__: predictor)

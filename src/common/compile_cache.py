@@ -9,6 +9,7 @@ from src.common.device import keep_compiled_graphs
 
 _SOURCES = Path(__file__).resolve().parents[1]
 _FOLDER = _SOURCES.parent / "output" / "compile_cache"
+OPENVINO_FOLDER = _FOLDER / "openvino"  # OpenVINO itself tells networks, hints and releases apart
 
 
 def enable_compile_cache(is_wanted: bool, facts: tuple, shapes_vary: bool = False) -> None:

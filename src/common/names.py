@@ -4,6 +4,9 @@ Tests compare the lists with what is implemented under these names.
 """
 
 DEVICE_TARGETS = ("Ascend", "GPU", "CPU")
+BACKENDS = ("mindspore", "openvino", "onnxruntime")
+PRECISIONS = ("fp32", "bf16")
+EVAL_SHAPES = ("dynamic", "static", "fixed")
 NETWORK_OPS = ("midas", "modelzoo")
 LOSSES = ("ssi_mse",)
 RESIZE_METHODS = ("lower_bound", "upper_bound", "minimal")

@@ -5,17 +5,13 @@ the network.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Optional
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from src.common.names import RESIZE_METHODS
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
-
-if TYPE_CHECKING:
-    from src.weights.checkpoint import Weights
 
 
 class Predictor(ABC):
@@ -30,6 +26,12 @@ class Predictor(ABC):
         ensure_multiple_of: Sides become multiples of this, itself a multiple of 32.
         resize_method: ``upper_bound``, ``lower_bound`` or ``minimal``, see ``src/utils/transforms.py``.
         invert_output: Turn the output round, for a network that predicts far as large.
+        shapes: Of the images that the network sees. ``dynamic``: aspect ratio kept, any size is welcome. ``static``:
+            aspect ratio kept, what runs the network is made ready for each size that comes. ``fixed``: all images
+            become ``width`` x ``height``.
+
+    Attributes:
+        compilations: How often the network was made ready for a size or for all.
     """
 
     def __init__(
@@ -41,7 +43,10 @@ class Predictor(ABC):
         ensure_multiple_of: int = 32,
         resize_method: str = "upper_bound",
         invert_output: bool = False,
+        shapes: str = "dynamic",
     ):
+        self.compilations = 0
+        self.shapes = shapes
         self.resize_method = resize_method
         self.invert_output = invert_output
         self._resize = {
@@ -49,8 +54,8 @@ class Predictor(ABC):
                 width,
                 height,
                 resize_target=False,
-                keep_aspect_ratio=True,
-                ensure_multiple_of=ensure_multiple_of,
+                keep_aspect_ratio=shapes != "fixed",
+                ensure_multiple_of=1 if shapes == "fixed" else ensure_multiple_of,
                 resize_method=method,
                 image_interpolation=cv2.INTER_CUBIC,
             )
@@ -60,7 +65,7 @@ class Predictor(ABC):
         self._to_net = PrepareForNet()
 
     def prepare(self, image: np.ndarray, resize_method: str = "") -> np.ndarray:
-        """Resizes with the aspect ratio kept, sides in multiples of ``ensure_multiple_of``, and normalises.
+        """Resizes, see ``shapes``, and normalises.
 
         Args:
             image: uint8 (H, W, 3), RGB.
@@ -87,54 +92,3 @@ class Predictor(ABC):
     @abstractmethod
     def _run(self, prepared: np.ndarray) -> np.ndarray:
         """Runs the network: float32 (1, 3, h, w) -> (h, w), >= 0."""
-
-
-class MindSporePredictor(Predictor):
-    """Runs a MindSpore network.
-
-    Args:
-        net: (1, 3, h, w) -> (1, h, w).
-        dynamic_shape: Compile once for all image sizes; otherwise once for each size.
-        **kwargs: See ``Predictor``.
-    """
-
-    def __init__(self, net: Any, dynamic_shape: bool = True, **kwargs: Any):
-        super().__init__(**kwargs)
-        import mindspore as ms
-
-        self._tensor = ms.Tensor
-        self.net = net.set_train(False)
-        self._dynamic_shape = dynamic_shape
-        self._compiled: set[tuple[int, ...]] = set()
-        if dynamic_shape:
-            net.set_inputs(ms.Tensor(shape=[1, 3, None, None], dtype=ms.float32))
-
-    @property
-    def compilations(self) -> int:
-        """How many graphs MindSpore has compiled so far: one for all sizes, or one for each."""
-        return len(self._compiled)
-
-    def _run(self, prepared: np.ndarray) -> np.ndarray:
-        self._compiled.add(() if self._dynamic_shape else prepared.shape)
-        return self.net(self._tensor(prepared))[0].asnumpy()
-
-
-def load_predictor(
-    weights: Optional["Weights"], key: str, network: Mapping[str, Any], **settings: Any
-) -> MindSporePredictor:
-    """Builds a network with its weights and says what was built and loaded.
-
-    Args:
-        weights: Of the whole network; None for random weights.
-        key: The setting that names them, for messages.
-        network: Arguments of ``MidasNet``, which agree with the weights.
-        **settings: Of ``MindSporePredictor``.
-
-    Raises:
-        CheckpointError: The file does not hold the whole network.
-    """
-    from src.weights.checkpoint import build_network
-
-    net, said = build_network(weights, network, key)
-    print(*said, sep="\n")
-    return MindSporePredictor(net, **settings)

@@ -208,7 +208,7 @@ def read_weights(path: PathLike) -> Weights:
         )
     ignored = [*content.others, *selection.ignored]
     weights = Weights(path, family, sizes, parameters, content.extra, ignored, selection.remark)
-    _check_course(weights)
+    check_course(path, weights.extra.get("course", weights.extra))
     return weights
 
 
@@ -218,8 +218,8 @@ def _is_finite(array: np.ndarray) -> bool:
         return bool(np.isfinite((array.min(initial=0), array.max(initial=0))).all())
 
 
-def _check_course(weights: Weights) -> None:
-    """Raises CheckpointError if what a checkpoint of this project says of its settings makes no sense."""
+def check_course(path: Path, course: Any) -> None:
+    """Raises CheckpointError if what a file of this project says of its network and its images makes no sense."""
 
     def are_numbers(value: Any, low: float) -> bool:
         return (
@@ -228,15 +228,21 @@ def _check_course(weights: Weights) -> None:
             and all(type(item) in (int, float) and low < item < math.inf for item in value)
         )
 
-    course = weights.extra.get("course", weights.extra)
+    def is_count(value: Any) -> bool:
+        return type(value) is int and 0 < value < 2**31
+
     rules = {
         "network_ops": lambda value: value in NETWORK_OPS,
+        "layers": lambda value: isinstance(value, (list, tuple)) and len(value) == 4 and all(map(is_count, value)),
+        **dict.fromkeys(("groups", "in_channels", "features"), is_count),
         "nm_img_mean": lambda value: are_numbers(value, -math.inf),
         "nm_img_std": lambda value: are_numbers(value, 0),
     }
     for key, holds in rules.items():
         if not isinstance(course, dict) or (key in course and not holds(course[key])):
-            raise CheckpointError(f"{weights.path}: expected a course of training with {key}, found {course!r:.200}")
+            raise CheckpointError(
+                f"{path}: expected {key} that a network can have in what the file says of itself, found {course!r:.200}"
+            )
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+"""Predictions of an ONNX file by ONNX Runtime: on the processor, on a GPU, or on Ascend."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from src.common.errors import CheckpointError, UsageError
+from src.inference.predictor import Predictor
+
+_PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider", "Ascend": "CANNExecutionProvider"}
+_PACKAGES = {"CPU": "onnxruntime", "GPU": "onnxruntime-gpu", "Ascend": "onnxruntime-cann"}
+
+
+def best_device(device_target: str) -> str:
+    """Returns the device that this build of ONNX Runtime has: the one that is asked for, or the best for ``auto``.
+
+    Raises:
+        UsageError: It does not have it.
+    """
+    available = onnxruntime.get_available_providers()
+    if device_target == "auto":
+        return next(device for device in ("Ascend", "GPU", "CPU") if _PROVIDERS[device] in available)
+    if _PROVIDERS[device_target] not in available:
+        raise UsageError(
+            f"device_target {device_target}: expected ONNX Runtime with {_PROVIDERS[device_target]} (package "
+            f"{_PACKAGES[device_target]}), found {', '.join(available)}"
+        )
+    return device_target
+
+
+class OnnxRuntimePredictor(Predictor):
+    """Runs an ONNX network through ONNX Runtime, in float32.
+
+    Args:
+        path: The file.
+        device_target: ``CPU``, ``GPU`` (CUDA) or ``Ascend`` (CANN).
+        device_id: Which of several devices.
+        **kwargs: See ``Predictor``.
+
+    Raises:
+        CheckpointError: ONNX Runtime cannot read the file.
+        UsageError: The device cannot be used.
+    """
+
+    def __init__(self, path: Path, device_target: str = "CPU", device_id: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        provider = _PROVIDERS[device_target]
+        options = {} if device_target == "CPU" else {"device_id": device_id}
+        quiet = onnxruntime.SessionOptions()
+        quiet.log_severity_level = 3  # errors alone
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), quiet, providers=[(provider, options)])
+        except Exception as error:  # its own exceptions have no common class
+            raise CheckpointError(
+                f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run this model: {' '.join(str(error).split())}"
+            ) from error
+        if provider not in self._session.get_providers():  # it falls back to the processor
+            raise UsageError(f"device_target {device_target}, device_id {device_id}: ONNX Runtime cannot use it here")
+        self._input = self._session.get_inputs()[0].name
+        self.compilations = 1
+
+    def _run(self, prepared: np.ndarray) -> np.ndarray:
+        return self._session.run(None, {self._input: prepared})[0].reshape(prepared.shape[2:])
