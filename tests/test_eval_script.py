@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import h5py
@@ -240,11 +241,12 @@ def test_settings_that_change_figures_forbid_to_resume(weights, word):
     words = [*TINY_FLAGS, "--ckpt_path", str(weights)]
     settings = midas_eval.settings_of(load_config("", words), CPU)
     assert midas_eval.settings_of(load_config("", [*words, word]), CPU) != settings
-    assert midas_eval.settings_of(load_config("", words), "GPU") != settings
+    for other in (replace(CPU, device_target="GPU"), replace(CPU, precision="bf16"), replace(CPU, name="openvino")):
+        assert midas_eval.settings_of(load_config("", words), other) != settings
     for other in ("--data_name=TUM", "--resize_method=minimal", "--seed=3"):
         assert midas_eval.settings_of(load_config("", [*words, other]), CPU) == settings
     assert not {*midas_eval.FIGURE_KEYS} & {*midas_eval.OTHER_KEYS}
-    assert settings["mindspore"] == ms.__version__
+    assert settings["backend"] == f"MindSpore {ms.__version__}"
 
 
 class FirstChannel:
