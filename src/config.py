@@ -103,7 +103,9 @@ _FORMATS = _Rule(
     lambda words: bool(words) and {word.upper() for word in words} <= {*names.EXPORT_FORMATS},
 )
 _EXPORT_SIZES = {name.lower(): size for name, size in names.EXPORT_SIZES.items()}
-_EXPORT_FOR = _Rule(f"'' or one of {', '.join(names.EXPORT_SIZES)}", lambda value: value.lower() in {"", *_EXPORT_SIZES})
+_EXPORT_FOR = _Rule(
+    f"'' or one of {', '.join(names.EXPORT_SIZES)}", lambda value: value.lower() in {"", *_EXPORT_SIZES}
+)
 _FILE_NAME = _Rule("a name without a folder, which export_path is for, or ''", lambda value: value == Path(value).name)
 _SETS = ", ".join(names.DATA_SETS)
 _DATA_NAMES = _Rule(f"all or a comma-separated list of {_SETS}", lambda value: {*_words(value)} <= {*_SETS_BY_WORD})

@@ -1,7 +1,8 @@
 """MINDIR and AIR files of a network, and the configuration with which MindSpore Lite's converter takes a MINDIR."""
 
 import os
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -119,3 +120,30 @@ def load_mindir(path: PathLike) -> Callable[[np.ndarray], np.ndarray]:
 
     cell = ms.nn.GraphCell(ms.load(str(path)))
     return lambda image: cell(ms.Tensor(image)).asnumpy()
+
+
+def converter_settings(sizes: Iterable[Size]) -> str:
+    """Formats what MindSpore Lite's converter wants to know of a MINDIR file whose height and width are open.
+
+    Args:
+        sizes: What the converted model has to take.
+
+    Returns:
+        Text for the file of ``--configFile``.
+    """
+    dims = ",".join(f"[{height},{width}]" for height, width in dict.fromkeys(sizes))
+    return f"[ascend_context]\ninput_shape={INPUT}:[1,3,-1,-1]\ndynamic_dims={dims}\n"
+
+
+def converter_command(path: Path, settings: Optional[Path]) -> str:
+    """Formats the command that converts a MINDIR file for Ascend.
+
+    Args:
+        path: The file.
+        settings: That of ``converter_settings``, if it needs one.
+    """
+    words = [
+        "converter_lite", "--fmk=MINDIR", "--saveType=MINDIR", "--optimize=ascend_oriented", f"--modelFile={path}",
+        f"--outputFile={path.with_name(f'{path.stem}_ascend')}", *([f"--configFile={settings}"] if settings else []),
+    ]  # fmt: skip
+    return shlex.join(words)

@@ -12,15 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Optional, Union
+from typing import Any, NamedTuple, NoReturn, Optional, Union
 
 import numpy as np
 
 from src.common.atomic import atomic_path
 from src.common.errors import DataError, ExportError
-
-if TYPE_CHECKING:
-    import onnx
 
 PathLike = Union[str, Path]
 
@@ -87,17 +84,17 @@ class Written(NamedTuple):
     numbers: int
 
 
-def write_onnx(mindir: PathLike, target: PathLike) -> Written:
+def write_onnx(mindir: PathLike, target: PathLike, metadata: Optional[Mapping[str, str]] = None) -> Written:
     """Translates a MINDIR file into an ONNX file, which is checked before it takes its place under its name.
 
-    Input and output are called ``image`` and ``inverse_depth``; ``user_info`` becomes ``metadata_props``. The folder of
-    ``target`` is made if need be.
+    Input and output are called ``image`` and ``inverse_depth``. The folder of ``target`` is made if need be.
 
     Args:
         mindir: A file of MindSpore 2.7 or later with one input (N, C, H, W) float32, one output, and the operators
             Conv2D, BatchNorm after it, BiasAdd after it, ReLU, Pad, MaxPool, Add, ResizeBilinearV2 to twice the
             size, and Squeeze of the channel axis.
         target: The file to write or replace.
+        metadata: Key -> text that goes with it; what the MINDIR has as ``user_info`` if None.
 
     Raises:
         DataError: ``mindir`` is missing, damaged or something else.
@@ -105,7 +102,7 @@ def write_onnx(mindir: PathLike, target: PathLike) -> Written:
         OSError: ``target`` cannot be written.
     """
     model = read_mindir(mindir)
-    metadata = user_info(model)
+    metadata = user_info(model) if metadata is None else metadata
     translation = _Translation(model, str(mindir))
     output = translation.translate()
     del model
@@ -248,7 +245,7 @@ class _Translation:
 
     # ---- operators: (inputs, attributes) -> output
 
-    def _conv(self, inputs: list, attributes: dict) -> _Tensor:
+    def conv(self, inputs: list, attributes: dict) -> _Tensor:
         source, (name, weight) = inputs
         if attributes["format"] != "NCHW" or attributes["mode"] != 1 or weight.ndim != 4:
             self._refuse("a 2-D convolution in NCHW", attributes)
@@ -281,7 +278,8 @@ class _Translation:
         top, bottom, left, right = pad if mode.lower() == "pad" else (0, 0, 0, 0)
         padding: dict[str, Any] = {"pads": (top, left, bottom, right)}
         is_exact = all(
-            side - stride <= padded < side for side, stride, padded in zip(extent, strides, (top + bottom, left + right))
+            side - stride <= padded < side
+            for side, stride, padded in zip(extent, strides, (top + bottom, left + right))
         )
         if mode.lower() == "same":
             padding, is_exact = {"auto_pad": "SAME_UPPER"}, True
@@ -289,7 +287,7 @@ class _Translation:
             return padding, None
         return padding, source.scale / strides[0]
 
-    def _batch_norm(self, inputs: list, attributes: dict) -> tuple[_Tensor]:
+    def batch_norm(self, inputs: list, attributes: dict) -> tuple[_Tensor]:
         source, *statistics, is_training, epsilon, _, data_format = inputs
         if is_training or data_format:
             self._refuse("inference in NCHW", f"is_training {is_training}, data_format {data_format}")
@@ -300,7 +298,7 @@ class _Translation:
         self._set_bias(source.op, (bias - mean) * factor + beta)
         return (source,)
 
-    def _bias_add(self, inputs: list, attributes: dict) -> _Tensor:
+    def bias_add(self, inputs: list, attributes: dict) -> _Tensor:
         source, added, *data_format = inputs
         if any(data_format):
             self._refuse("a bias in NCHW", f"data_format {data_format}")
@@ -323,17 +321,17 @@ class _Translation:
         name = names[0] if names else self._unique(f"{weight.removesuffix('.weight')}.bias")
         conv.arrays[name] = bias.astype(np.float32)
 
-    def _relu(self, inputs: list, attributes: dict) -> _Tensor:
+    def relu(self, inputs: list, attributes: dict) -> _Tensor:
         (source,) = inputs
         return self._add("Relu", source, source.scale)
 
-    def _sum(self, inputs: list, attributes: dict) -> _Tensor:
+    def added(self, inputs: list, attributes: dict) -> _Tensor:
         first, second = inputs
         if len(first.shape) != 4 or first.shape[1:] != second.shape[1:] or first.scale != second.scale:
             self._refuse("two tensors of one shape", f"{first.shape} and {second.shape}")
         return self._add("Add", first, first.scale, second.name)
 
-    def _pad(self, inputs: list, attributes: dict) -> _Tensor:
+    def pad(self, inputs: list, attributes: dict) -> _Tensor:
         (source,) = inputs
         *outer, (top, bottom), (left, right) = attributes["paddings"]
         if outer != [(0, 0), (0, 0)] or min(top, bottom, left, right) < 0:
@@ -342,7 +340,7 @@ class _Translation:
         out.op.arrays[self._unique(f"{out.name}.pads")] = np.array([0, 0, top, left, 0, 0, bottom, right])
         return out
 
-    def _max_pool(self, inputs: list, attributes: dict) -> _Tensor:
+    def max_pool(self, inputs: list, attributes: dict) -> _Tensor:
         (source,) = inputs
         if attributes["format"] != "NCHW":
             self._refuse("a max-pool in NCHW", attributes["format"])
@@ -360,7 +358,7 @@ class _Translation:
         # No "dilations", not even (1, 1): the converter of MindSpore Lite 2.0 refuses it.
         return self._add("MaxPool", source, scale, kernel_shape=kernel, strides=strides, **padding)
 
-    def _resize(self, inputs: list, attributes: dict) -> _Tensor:
+    def resize(self, inputs: list, attributes: dict) -> _Tensor:
         source, size, align_corners, half_pixel_centers = inputs
         for axis, length in zip((2, 3), size, strict=True):
             known = source.shape[axis]
@@ -378,7 +376,7 @@ class _Translation:
         out.op.arrays.update(no_roi=np.zeros(0, np.float32), twice=np.array([1, 1, 2, 2], np.float32))
         return out
 
-    def _squeeze(self, inputs: list, attributes: dict) -> _Tensor:
+    def squeeze(self, inputs: list, attributes: dict) -> _Tensor:
         source, axes = inputs
         if axes not in ((1,), (-3,)) or len(source.shape) != 4 or source.shape[1] != 1:
             self._refuse("axis 1 of (N, 1, H, W)", f"{axes} of {source.shape}")
@@ -386,29 +384,27 @@ class _Translation:
 
     # ---- what only MindSpore needs
 
-    def _constant(self, inputs: list, attributes: dict) -> Any:
+    def constant(self, inputs: list, attributes: dict) -> Any:
         return attributes["value"]
 
-    def _first(self, inputs: list, attributes: dict) -> Any:
+    def first(self, inputs: list, attributes: dict) -> Any:
         return inputs[0]
 
-    def _state(self, inputs: list, attributes: dict) -> None:
+    def state(self, inputs: list, attributes: dict) -> None:
         """Has no value."""
 
-    def _make_tuple(self, inputs: list, attributes: dict) -> tuple:
+    def make_tuple(self, inputs: list, attributes: dict) -> tuple:
         return tuple(inputs)
 
-    def _tuple_item(self, inputs: list, attributes: dict) -> Any:
+    def tuple_item(self, inputs: list, attributes: dict) -> Any:
         items, index = inputs
         return items[index]
 
-    def _shape(self, inputs: list, attributes: dict) -> tuple:
+    def shape(self, inputs: list, attributes: dict) -> tuple:
         (source,) = inputs
-        return tuple(
-            length if length > 0 else _Length(source.name, axis) for axis, length in enumerate(source.shape)
-        )
+        return tuple(length if length > 0 else _Length(source.name, axis) for axis, length in enumerate(source.shape))
 
-    def _product(self, inputs: list, attributes: dict) -> Union[int, _Length]:
+    def product(self, inputs: list, attributes: dict) -> Union[int, _Length]:
         lengths = [item for item in inputs if isinstance(item, _Length)]
         factor = math.prod(item for item in inputs if not isinstance(item, _Length))
         if not lengths:
@@ -418,24 +414,24 @@ class _Translation:
 
 
 _OPERATORS = {
-    "Conv2D": _Translation._conv,
-    "BatchNorm": _Translation._batch_norm,
-    "BiasAdd": _Translation._bias_add,
-    "ReLU": _Translation._relu,
-    "Pad": _Translation._pad,
-    "MaxPool": _Translation._max_pool,
-    "Add": _Translation._sum,
-    "ResizeBilinearV2": _Translation._resize,
-    "Squeeze": _Translation._squeeze,
-    "Identity": _Translation._first,
-    "Load": _Translation._first,
-    "Depend": _Translation._first,
-    "UpdateState": _Translation._state,
-    "Constant": _Translation._constant,
-    "MakeTuple": _Translation._make_tuple,
-    "TupleGetItem": _Translation._tuple_item,
-    "Shape": _Translation._shape,
-    "ScalarMul": _Translation._product,
+    "Conv2D": _Translation.conv,
+    "BatchNorm": _Translation.batch_norm,
+    "BiasAdd": _Translation.bias_add,
+    "ReLU": _Translation.relu,
+    "Pad": _Translation.pad,
+    "MaxPool": _Translation.max_pool,
+    "Add": _Translation.added,
+    "ResizeBilinearV2": _Translation.resize,
+    "Squeeze": _Translation.squeeze,
+    "Identity": _Translation.first,
+    "Load": _Translation.first,
+    "Depend": _Translation.first,
+    "UpdateState": _Translation.state,
+    "Constant": _Translation.constant,
+    "MakeTuple": _Translation.make_tuple,
+    "TupleGetItem": _Translation.tuple_item,
+    "Shape": _Translation.shape,
+    "ScalarMul": _Translation.product,
 }
 
 
@@ -449,7 +445,7 @@ def _save(ops: list[_Op], image: _Tensor, output: _Tensor, metadata: Mapping[str
     def renamed(name: str) -> str:
         return OUTPUT if name == output.name else name
 
-    def described(name: str, tensor: _Tensor, sides: tuple[str, str]) -> onnx.ValueInfoProto:
+    def described(name: str, tensor: _Tensor, sides: tuple[str, str]) -> "onnx.ValueInfoProto":
         channels = tensor.shape[1:-2]
         return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *channels, *sides])
 
