@@ -1,8 +1,8 @@
 """Exports a network for deployment.
 
 ``python midas_export.py --model_weights WEIGHTS --file_format ONNX`` writes output/export/WEIGHTS_dynamic.onnx.
-``--file_format MINDIR,ONNX`` writes both. A file is loaded back and must compute what the network computes; otherwise it
-is not left under its name. docs/deploy.md says which file goes where.
+``--file_format MINDIR,ONNX`` writes both. A file is loaded back and must compute what the network computes, otherwise
+it is not left under its name. docs/deploy.md says which file goes where.
 """
 
 import json

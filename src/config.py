@@ -56,8 +56,8 @@ _SYNONYMS = {
 }
 
 
-class _Words(tuple):
-    """Marks the type of a setting that is a list of words, or text with commas between them; it becomes a tuple."""
+class _Words(str):
+    """Marks the type of a setting that is text with commas between words, or a list, which becomes such text."""
 
 
 class _Rule(NamedTuple):
@@ -83,8 +83,8 @@ def _each(count: int, kind: str, accepts: Callable[[Any], bool] = lambda item: T
     return _Rule(f"a list of {count} {kind}", lambda items: len(items) == count and all(map(accepts, items)))
 
 
-def _words(data_name: str) -> list[str]:
-    return [word.strip().lower() for word in data_name.split(",")]
+def _words(value: str) -> list[str]:
+    return [word.strip().lower() for word in value.split(",")]
 
 
 _Flag = Annotated[bool, _Rule("True or False")]
@@ -100,7 +100,7 @@ _ONLY_FALSE = _Rule("False (on ModelArts copy the data to a local path and set t
 _CHECKPOINT = _Rule("True, False or the path of a checkpoint", lambda value: value != "", is_path=True)
 _FORMATS = _Rule(
     f"{', '.join(names.EXPORT_FORMATS)} or a list of them",
-    lambda words: bool(words) and {word.upper() for word in words} <= {*names.EXPORT_FORMATS},
+    lambda value: {word.upper() for word in _words(value)} <= {*names.EXPORT_FORMATS},
 )
 _EXPORT_SIZES = {name.lower(): size for name, size in names.EXPORT_SIZES.items()}
 _EXPORT_FOR = _Rule(
@@ -219,7 +219,7 @@ class Config:
     @property
     def export_formats(self) -> tuple[str, ...]:
         """The formats that ``file_format`` asks for, each once, in the order given, in capitals."""
-        return tuple(dict.fromkeys(map(str.upper, self.file_format)))
+        return tuple(dict.fromkeys(map(str.upper, _words(self.file_format))))
 
     @property
     def export_size(self) -> tuple[int, int]:
@@ -501,9 +501,9 @@ def _convert(kind: Any, node: yaml.Node) -> Any:
     Ignores the types of YAML 1.1, in which 1e-5 is text, 010 is 8 and 1:30 is 90.
     """
     if kind is _Words:
-        if isinstance(node, yaml.ScalarNode) and not node.value.lstrip().startswith("["):
-            return tuple(word.strip() for word in node.value.split(","))
-        kind = tuple[str, ...]
+        if not isinstance(node, yaml.ScalarNode) or node.value.lstrip().startswith("["):
+            return ",".join(_convert(tuple[str, ...], node))
+        kind = str
     if get_origin(kind) is tuple:
         if isinstance(node, yaml.ScalarNode):  # a list on the command line
             node = yaml.compose(node.value, Loader=yaml.SafeLoader)

@@ -77,14 +77,7 @@ class _Length(NamedTuple):
     factor: int = 1
 
 
-class Written(NamedTuple):
-    """What ``write_onnx`` has written: how many operators, and how many numbers their weights are."""
-
-    operators: int
-    numbers: int
-
-
-def write_onnx(mindir: PathLike, target: PathLike, metadata: Optional[Mapping[str, str]] = None) -> Written:
+def write_onnx(mindir: PathLike, target: PathLike, metadata: Optional[Mapping[str, str]] = None) -> None:
     """Translates a MINDIR file into an ONNX file, which is checked before it takes its place under its name.
 
     Input and output are called ``image`` and ``inverse_depth``. The folder of ``target`` is made if need be.
@@ -106,7 +99,7 @@ def write_onnx(mindir: PathLike, target: PathLike, metadata: Optional[Mapping[st
     translation = _Translation(model, str(mindir))
     output = translation.translate()
     del model
-    return _save(translation.ops, translation.input, output, metadata, Path(target))
+    _save(translation.ops, translation.input, output, metadata, Path(target))
 
 
 def read_mindir(path: PathLike) -> Any:
@@ -438,7 +431,7 @@ _OPERATORS = {
 # ---- to ONNX
 
 
-def _save(ops: list[_Op], image: _Tensor, output: _Tensor, metadata: Mapping[str, str], target: Path) -> Written:
+def _save(ops: list[_Op], image: _Tensor, output: _Tensor, metadata: Mapping[str, str], target: Path) -> None:
     import mindspore  # noqa: F401 (switches protobuf to what it needs itself, which must come before onnx)
     import onnx
 
@@ -457,7 +450,6 @@ def _save(ops: list[_Op], image: _Tensor, output: _Tensor, metadata: Mapping[str
         )
         arrays.update(op.arrays)
         op.arrays.clear()
-    written = Written(len(nodes), sum(array.size for array in arrays.values()))
     sides = ("height", "width")
     graph = onnx.helper.make_graph(
         nodes,
@@ -479,4 +471,3 @@ def _save(ops: list[_Op], image: _Tensor, output: _Tensor, metadata: Mapping[str
             onnx.checker.check_model(str(temporary), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ExportError(f"{target}: expected valid ONNX, found: {' '.join(str(error).split())}") from error
-    return written
