@@ -216,8 +216,7 @@ def main() -> int:
     targets = targets_of(config, checkpoint)
     remove_leftovers(config.export_path)
     weights = open_weights(checkpoint or "", "model_weights", whole=True)
-    if weights:
-        config = settle(config, weights.settings(config.network), weights.path)
+    config = settle(config, weights)
     print(f"device {device.target}")
     net, said = build_network(weights, config.network, "model_weights")
     print(*said, sep="\n")
