@@ -8,6 +8,8 @@ from conftest import TINY
 from torch import nn
 from torch_midas import ResidualConvUnit, TorchMidas, lively
 
+from mindspore_hub_conf import create_network
+from src.common.errors import UsageError
 from src.custom_op import StemMaxPool, Upsample2x
 from src.midas_net import MidasNet
 from src.weights.checkpoint import load_into, read_weights
@@ -151,3 +153,17 @@ def test_untrained_outputs_are_alive():
         output = MidasNet(**TINY).set_train(False)(image).asnumpy()
         assert output.min() > 0
         assert output.std() > 0
+
+
+def test_network_of_the_hub(twin_file, tmp_path):
+    net = create_network("midas", checkpoint=str(twin_file))
+    own, theirs = read_weights(twin_file).parameters, {item.name: item.asnumpy() for item in net.get_parameters()}
+    assert sorted(own) == sorted(theirs)
+    assert all((own[name] == theirs[name]).all() for name in own)
+    assert net.network_ops == "midas"
+    assert create_network("midas", checkpoint=str(twin_file), network_ops="modelzoo").network_ops == "modelzoo"
+    assert sorted(item.name for item in create_network("midas", **TINY).get_parameters()) == sorted(own)
+    with pytest.raises(NotImplementedError, match="resnet50: expected midas"):
+        create_network("resnet50")
+    with pytest.raises(UsageError, match="checkpoint: expected a checkpoint file"):
+        create_network("midas", checkpoint=str(tmp_path / "gone.ckpt"))
