@@ -46,7 +46,7 @@ def predict_all(config: Config, found: Found, weights: Optional[Weights]) -> tup
     """
     images = found.images
     names = name_outputs(images, found.root, Path(config.output_path), config.colormap)
-    predictor = load_predictor(weights, "model_weights", config.network, **config.prediction)
+    predictor = load_predictor(weights, "model_weights", config.network, **config.predictor)
 
     def load(path: Path) -> Union[str, tuple]:
         try:

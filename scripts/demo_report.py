@@ -96,7 +96,7 @@ def main() -> None:
     setup_device(config.device_target, config.device_id, config.seed)
     trained = open_weights(config.ckpt_path, "ckpt_path", whole=True)
     predictors = [  # before and after training
-        load_predictor(weights, "ckpt_path", config.network, **config.prediction) for weights in (None, trained)
+        load_predictor(weights, "ckpt_path", config.network, **config.predictor) for weights in (None, trained)
     ]
     demo = Path(config.output_path)
     draw_overview(config, predictors, demo / "overview.png")

@@ -8,6 +8,7 @@ NETWORK_OPS = ("midas", "modelzoo")
 LOSSES = ("ssi_mse",)
 RESIZE_METHODS = ("lower_bound", "upper_bound", "minimal")
 PROTOCOLS = ("paper", "modelzoo")
+PREDICTIONS = ("inverse_depth", "depth")
 DATA_SETS = ("Kitti", "Sintel", "TUM", "NYU", "ETH3D", "DIW")
 EXPORT_FORMATS = ("AIR", "MINDIR", "ONNX")
 # cv2.COLORMAP_*, in lower case.
