@@ -80,7 +80,7 @@ class Predictions:
                 continue
             self.files.append(path)
             sample = self._names.get(_name_of(path, self.folder))
-            if sample is None:
+            if not sample:
                 self.strays.append(path)
             elif sample in self._found:
                 doubles.setdefault(sample, (self._found[sample], path))
