@@ -1,6 +1,7 @@
 """Predictions that some program has left on disk: finding and reading them.
 
-They are looked for in RESULT_PATH/SET, or in RESULT_PATH where there is no such folder. A file is
+They are looked for in RESULT_PATH/SET, SET in any letter case, or in RESULT_PATH where there is no such folder. A file
+is one of these:
 
 * ``NAME.npy``: numbers (H, W), or with more axes of length 1;
 * ``NAME.pfm``: a portable float map, as ``midas_run.py`` writes it;
@@ -120,8 +121,9 @@ class Predictions:
                 f"NAME {expected}, found none"
             )
         values = _read_map(path)
-        if values.shape == sample.image.shape[1::-1] and values.shape[0] != values.shape[1]:
-            height, width = sample.image.shape[:2]
+        height, width = sample.image.shape[:2]
+        # The name of a .bin file says its shape.
+        if values.shape == (width, height) and width != height and path.suffix.lower() != ".bin":
             raise DataError(
                 f"{path}: expected rows and columns of a picture of {height} x {width} pixels, found {width} x "
                 f"{height}: transposed"
