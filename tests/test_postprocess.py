@@ -391,6 +391,15 @@ def test_no_prediction_at_all(eval_data, score, tmp_path, files, message):
     assert message in text
 
 
+def test_all_without_any_prediction(eval_data, score, tmp_path, capsys):
+    text = fault(score, "--train_data_dir", eval_data)
+    assert text == "dataset_name all: expected at least one data set, found none to evaluate, see above"
+    missing = f"TUM is left out: {tmp_path / 'here' / 'result_Files'}: expected a folder with predictions of TUM"
+    assert missing in capsys.readouterr().err
+    text = fault(score, "--train_data_dir", tmp_path)
+    assert text.endswith("see above; preprocess/readme.md says how to get the data")
+
+
 def test_all_takes_what_is_there(eval_data, score, tmp_path, capsys):
     """Of all sets, those without predictions are left out; a set that is named must have some."""
     write_truth(eval_data, tmp_path / "here" / "result_Files", "NYU")

@@ -52,10 +52,9 @@ def open_sets(
         print(f"{name} is left out: {error}", file=sys.stderr)
     if not opened:
         kind = DataError if damaged(left_out) else UsageError
-        raise kind(
-            f"{asked}: expected at least one data set, found none to evaluate, see above; "
-            "preprocess/readme.md says how to get the data"
-        )
+        has_data = any(isinstance(error, DatasetMissing) and error.setting for error in left_out.values())
+        hint = "" if has_data else "; preprocess/readme.md says how to get the data"
+        raise kind(f"{asked}: expected at least one data set, found none to evaluate, see above{hint}")
     return opened, left_out
 
 
