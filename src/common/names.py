@@ -10,6 +10,8 @@ RESIZE_METHODS = ("lower_bound", "upper_bound", "minimal")
 PROTOCOLS = ("paper", "modelzoo")
 DATA_SETS = ("Kitti", "Sintel", "TUM", "NYU", "ETH3D", "DIW")
 EXPORT_FORMATS = ("AIR", "MINDIR", "ONNX")
+# Height and width that the 2021 suite exported for each of these sets.
+EXPORT_SIZES = {"Sintel": (160, 384), "Kitti": (384, 1280), "TUM": (288, 384)}
 # cv2.COLORMAP_*, in lower case.
 COLORMAPS = (
     "autumn", "bone", "cividis", "cool", "deepgreen", "hot", "hsv", "inferno", "jet", "magma", "ocean",
