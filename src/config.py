@@ -58,6 +58,10 @@ _SYNONYMS = {
 }
 
 
+class _Words(str):
+    """Marks the type of a setting that is text with commas between words, or a list, which becomes such text."""
+
+
 class _Rule(NamedTuple):
     """What a value must be.
 
@@ -81,8 +85,8 @@ def _each(count: int, kind: str, accepts: Callable[[Any], bool] = lambda item: T
     return _Rule(f"a list of {count} {kind}", lambda items: len(items) == count and all(map(accepts, items)))
 
 
-def _words(data_name: str) -> list[str]:
-    return [word.strip().lower() for word in data_name.split(",")]
+def _words(value: str) -> list[str]:
+    return [word.strip().lower() for word in value.split(",")]
 
 
 def named_sets(data_name: str) -> dict[str, bool]:
@@ -107,6 +111,15 @@ _PathOrNone = Annotated[str, _Rule("a path or ''", is_path=True)]
 _FlagOrText = Union[bool, str]
 _ONLY_FALSE = _Rule("False (on ModelArts copy the data to a local path and set train_data_dir)", lambda flag: not flag)
 _CHECKPOINT = _Rule("True, False or the path of a checkpoint", lambda value: value != "", is_path=True)
+_FORMATS = _Rule(
+    f"{', '.join(names.EXPORT_FORMATS)} or a list of them",
+    lambda value: {word.upper() for word in _words(value)} <= {*names.EXPORT_FORMATS},
+)
+_EXPORT_SIZES = {name.lower(): size for name, size in names.EXPORT_SIZES.items()}
+_EXPORT_FOR = _Rule(
+    f"'' or one of {', '.join(names.EXPORT_SIZES)}", lambda value: value.lower() in {"", *_EXPORT_SIZES}
+)
+_FILE_NAME = _Rule("a name without a folder, which export_path is for, or ''", lambda value: value == Path(value).name)
 _SETS = ", ".join(names.DATA_SETS)
 _DATA_NAMES = _Rule(f"all or a comma-separated list of {_SETS}", lambda value: {*_words(value)} <= {*_SETS_BY_WORD})
 
@@ -184,7 +197,12 @@ class Config:
     model_weights: _PathOrNone
     invert_output: _Flag
     colormap: Annotated[str, _one_of("none", *names.COLORMAPS)]
-    file_format: Annotated[str, _one_of(*names.EXPORT_FORMATS)]
+    file_format: Annotated[_Words, _FORMATS]
+    export_shapes: Annotated[str, _one_of("static", "dynamic")]
+    export_for: Annotated[str, _EXPORT_FOR]
+    export_path: _Path
+    file_name: Annotated[str, _FILE_NAME]
+    export_overwrite: _Flag
 
     dataset_path: _PathOrNone
     result_path: _PathOrNone
@@ -215,6 +233,16 @@ class Config:
             "invert_output": self.invert_output,
             **self.normalisation,
         }
+
+    @property
+    def export_formats(self) -> tuple[str, ...]:
+        """The formats that ``file_format`` asks for, each once, in the order given, in capitals."""
+        return tuple(dict.fromkeys(map(str.upper, _words(self.file_format))))
+
+    @property
+    def export_size(self) -> tuple[int, int]:
+        """Height and width of the network input: those of ``export_for``, or ``img_height`` and ``img_width``."""
+        return _EXPORT_SIZES.get(self.export_for.lower(), (self.img_height, self.img_width))
 
     @property
     def data_names(self) -> tuple[str, ...]:
@@ -484,6 +512,10 @@ def _convert(kind: Any, node: yaml.Node) -> Any:
 
     Ignores the types of YAML 1.1, in which 1e-5 is text, 010 is 8 and 1:30 is 90.
     """
+    if kind is _Words:
+        if not isinstance(node, yaml.ScalarNode) or node.value.lstrip().startswith("["):
+            return ",".join(_convert(tuple[str, ...], node))
+        kind = str
     if get_origin(kind) is tuple:
         if isinstance(node, yaml.ScalarNode):  # a list on the command line
             node = yaml.compose(node.value, Loader=yaml.SafeLoader)

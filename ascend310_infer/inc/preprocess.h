@@ -3,9 +3,7 @@
 #define ASCEND310_INFER_INC_PREPROCESS_H_
 
 #include <array>
-#include <cstddef>
 #include <filesystem>
-#include <opencv2/core.hpp>
 #include <vector>
 
 namespace midas {
@@ -16,14 +14,13 @@ struct Normalization {
   std::array<double, 3> std = {0.229, 0.224, 0.225};
 };
 
-// Reads a PNG or JPEG file, pixels as stored (orientation does not count). Grey is repeated on three channels, 16 bits
-// per channel are cut to the upper 8, what is transparent is laid over white.
-// Returns 8-bit RGB. Throws RunError where the file is missing, damaged or of another kind.
-cv::Mat ReadPicture(const std::filesystem::path &path);
-
-// Resizes 8-bit RGB to exactly ``height`` x ``width`` (cubic, on float32) and normalises it.
-// Returns 3 x height x width values, channel by channel.
-std::vector<float> Prepare(const cv::Mat &picture, int height, int width, const Normalization &normalization);
+// Reads a PNG or JPEG file, pixels as stored (orientation does not count), resizes it to exactly ``height`` x ``width``
+// (cubic, on float32) and normalises it. Grey is repeated on three channels, 16 bits per channel are cut to the upper 8,
+// what is transparent is laid over white.
+// Returns 3 x height x width values, RGB, channel by channel.
+// Throws RunError where the file is missing, damaged or of another kind.
+std::vector<float> LoadImage(const std::filesystem::path &path, int height, int width,
+                             const Normalization &normalization);
 
 }  // namespace midas
 

@@ -214,8 +214,7 @@ void PredictSample(const midas::Sample &sample, const Options &options, midas::D
                    std::vector<float> *prediction) {
   if (!sample.fault.empty()) throw midas::RunError(sample.fault);
   const auto start = Clock::now();
-  const auto image = midas::Prepare(midas::ReadPicture(sample.picture), model->height(), model->width(),
-                                    options.normalization);
+  const auto image = midas::LoadImage(sample.picture, model->height(), model->width(), options.normalization);
   const auto prepared = Clock::now();
   try {
     *prediction = model->Predict(image);

@@ -1,9 +1,11 @@
 #include "inc/preprocess.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
+#include <opencv2/core.hpp>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 #include <string>
@@ -99,8 +101,7 @@ cv::Mat OverWhite(const cv::Mat &image) {
   return result;
 }
 
-}  // namespace
-
+// Returns 8-bit RGB.
 cv::Mat ReadPicture(const std::filesystem::path &path) {
   const std::vector<std::uint8_t> data = ReadFile(path);
   const bool is_jpeg = StartsWith(data, kJpegSignature);
@@ -143,7 +144,11 @@ cv::Mat ReadPicture(const std::filesystem::path &path) {
   return picture;
 }
 
-std::vector<float> Prepare(const cv::Mat &picture, int height, int width, const Normalization &normalization) {
+}  // namespace
+
+std::vector<float> LoadImage(const std::filesystem::path &path, int height, int width,
+                             const Normalization &normalization) {
+  const cv::Mat picture = ReadPicture(path);
   const std::size_t plane_size = static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
   std::vector<float> planes(3 * plane_size);
   cv::Mat channel;

@@ -33,6 +33,10 @@ class CheckpointError(MidasError):
     """Weights that cannot be read or do not fit the network."""
 
 
+class ExportError(MidasError):
+    """A network that cannot be written in another format, or a written one that computes something else."""
+
+
 def one_line(text: object) -> str:
     """Escapes what would break a line or steer a terminal: control characters and bytes that are no text."""
     return "".join(

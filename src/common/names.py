@@ -11,6 +11,8 @@ PROTOCOLS = ("paper", "modelzoo")
 PREDICTIONS = ("inverse_depth", "depth")
 DATA_SETS = ("Kitti", "Sintel", "TUM", "NYU", "ETH3D", "DIW")
 EXPORT_FORMATS = ("AIR", "MINDIR", "ONNX")
+# Height and width that the 2021 suite exported for each of these sets.
+EXPORT_SIZES = {"Sintel": (160, 384), "Kitti": (384, 1280), "TUM": (288, 384)}
 # cv2.COLORMAP_*, in lower case.
 COLORMAPS = (
     "autumn", "bone", "cividis", "cool", "deepgreen", "hot", "hsv", "inferno", "jet", "magma", "ocean",

@@ -1,0 +1,229 @@
+"""Exports a network for deployment.
+
+``python midas_export.py --model_weights WEIGHTS --file_format ONNX`` writes output/export/WEIGHTS_dynamic.onnx.
+``--file_format MINDIR,ONNX`` writes both. A file is loaded back and must compute what the network computes, otherwise
+it is not left under its name. docs/deploy.md says which file goes where.
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+import numpy as np
+
+from src.common import names
+from src.common.atomic import atomic_path, remove_leftovers, write_text
+from src.common.device import setup_device
+from src.common.errors import UsageError, one_line, run_script
+from src.config import NETWORK_KEYS, NORMALISATION_KEYS, Config, load_config, settle
+from src.export.check import compare, load_onnx, random_image
+from src.export.mindir import METADATA, converter_command, converter_settings, load_mindir, write_air, write_mindir
+from src.export.onnx_graph import IR_VERSION, OPSET, write_onnx
+from src.weights.checkpoint import build_network, open_weights
+from src.weights.locate import GET_NETWORK, find_checkpoint
+
+if TYPE_CHECKING:
+    from src.midas_net import MidasNet
+
+KEYS = (
+    "device_target", "device_id", "seed", *NETWORK_KEYS, "img_width", "img_height", *NORMALISATION_KEYS,
+    "model_weights", "file_format", "export_shapes", "export_for", "export_path", "file_name", "export_overwrite",
+)  # fmt: skip
+
+CONVERTER = "converter settings"  # among the targets: a file beside a MINDIR of dynamic size
+_SUFFIXES = {name: f".{name.lower()}" for name in names.EXPORT_FORMATS}
+
+
+def check_format(config: Config) -> None:
+    """Raises UsageError for a format that cannot be written or checked here, or a size that is given twice."""
+    height, width = config.export_size
+    for key, side in (("img_height", height), ("img_width", width)):
+        if key in config.given and getattr(config, key) != side:
+            raise UsageError(
+                f"{config.given[key]}: {key}: expected {side} for export_for {config.export_for}, found "
+                f"{getattr(config, key)}; leave one of them out"
+            )
+    if "AIR" in config.export_formats and config.device_target in ("CPU", "GPU"):
+        raise _no_air(config.device_target)
+    if "ONNX" in config.export_formats:
+        for packages in (("onnx",), ("onnxruntime", "openvino")):
+            if not any(map(find_spec, packages)):
+                raise UsageError(
+                    f"file_format ONNX: expected the package {' or '.join(packages)}, which is not installed; "
+                    "pip install -r requirements-deploy.txt"
+                )
+
+
+def _no_air(device: str) -> UsageError:
+    return UsageError(
+        f"file_format AIR: expected an Ascend device, which alone can write it, found {device}; "
+        "MINDIR and ONNX can be written everywhere"
+    )
+
+
+def targets_of(config: Config, checkpoint: Optional[Path]) -> dict[str, Path]:
+    """Returns the file of each format, and of the converter's settings; their folder can be written to.
+
+    Args:
+        config: The settings.
+        checkpoint: The weights; None for random ones.
+
+    Raises:
+        UsageError: There is such a file already, its name has another suffix, or the folder cannot be written to.
+    """
+    height, width = config.export_size
+    stem, suffix = os.path.splitext(config.file_name)
+    if suffix.lower() not in _SUFFIXES.values():
+        stem, suffix = config.file_name, ""
+    folder = Path(config.export_path)
+    targets = {}
+    for name in config.export_formats:
+        if suffix and suffix.lower() != _SUFFIXES[name]:
+            raise UsageError(f"file_name: expected no suffix or {_SUFFIXES[name]}, found {config.file_name}")
+        is_dynamic = name == "ONNX" or config.export_shapes == "dynamic"
+        made = f"{checkpoint.stem if checkpoint else 'random'}_{'dynamic' if is_dynamic else f'{height}x{width}'}"
+        targets[name] = folder / f"{stem or made}{_SUFFIXES[name]}"
+        if name == "MINDIR" and is_dynamic:
+            targets[CONVERTER] = targets[name].with_suffix(".cfg")
+    for path in targets.values():
+        if path.is_dir() or (path.exists() and not config.export_overwrite):
+            found = "a folder" if path.is_dir() else "a file; --export_overwrite True replaces it"
+            raise UsageError(f"{path}: expected nothing there, found {found}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"export_path: expected a folder, found {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"export_path: expected a folder that may be written to, found {folder}, which may not")
+    return targets
+
+
+def metadata_of(config: Config, checkpoint: Optional[Path], size: Optional[tuple[int, int]]) -> str:
+    """Returns what an exported file says of its network, as JSON.
+
+    Args:
+        config: The settings, which agree with the weights.
+        checkpoint: The weights; None for random ones.
+        size: Fixed height and width of the input; None if they are open.
+    """
+    height, width = size or (None, None)
+    return json.dumps(
+        {
+            **{key: getattr(config, key) for key in (*NETWORK_KEYS, *NORMALISATION_KEYS)},
+            "checkpoint": checkpoint.name if checkpoint else "",
+            "height": height,
+            "width": width,
+        }
+    )
+
+
+def export(net: "MidasNet", config: Config, targets: dict[str, Path], checkpoint: Optional[Path], device: str) -> None:
+    """Writes all files and prints a line for each.
+
+    Args:
+        net: The network.
+        config: The settings, which agree with the weights.
+        targets: Of ``targets_of``.
+        checkpoint: The weights; None for random ones.
+        device: On which the network runs.
+
+    Raises:
+        ExportError: A file differs from the network, or cannot be made of it. Those before it are complete.
+    """
+    height, width = config.export_size
+    fixed = None if config.export_shapes == "dynamic" else config.export_size
+    sizes = [config.export_size]
+    if fixed is None or "ONNX" in targets:
+        sizes.append((max(32, height // 64 * 32), width + 32))
+    images = [random_image(size, config.nm_img_mean, config.nm_img_std) for size in sizes]
+    expected = run_network(net, images)
+
+    def report(name: str, start: float, shape: str, found: str) -> None:
+        path, seconds = targets[name], time.perf_counter() - start
+        print(one_line(f"{path}: {name}, {shape}, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s; {found}"))
+
+    def differs(largest: float, count: int, where: str) -> str:
+        at = " and ".join(f"{side}x{other}" for side, other in sizes[:count])
+        return f"differs from the network by {largest:.1e} of the largest output ({where}, {at})"
+
+    shape = f"input 1x3x{height}x{width}" if fixed else "input 1x3xHxW"
+    if "AIR" in targets:
+        start = time.perf_counter()
+        with atomic_path(targets["AIR"]) as temporary:
+            write_air(net, temporary, fixed)
+        report("AIR", start, shape, "not checked: MindSpore reads no AIR")
+    if not {"MINDIR", "ONNX"} & set(targets):
+        return
+    start = time.perf_counter()
+    folder = Path(config.export_path)
+    mindir = targets.get("MINDIR", folder / f".onnx.{os.getpid()}.tmp.mindir")
+    try:
+        with atomic_path(mindir) as temporary:
+            write_mindir(net, temporary, fixed, metadata_of(config, checkpoint, fixed))
+            if "MINDIR" in targets:
+                count = 1 if fixed else 2
+                largest = compare(mindir, load_mindir(temporary), images[:count], expected[:count])
+        if "MINDIR" in targets:
+            report("MINDIR", start, shape, differs(largest, count, f"MindSpore, {device}"))
+            write_converter_settings(targets, config)
+            start = time.perf_counter()
+        if "ONNX" in targets:
+            with atomic_path(targets["ONNX"]) as temporary:
+                write_onnx(mindir, temporary, {METADATA: metadata_of(config, checkpoint, None)})
+                run, where = load_onnx(temporary)
+                largest = compare(targets["ONNX"], run, images, expected)
+            what = f"opset {OPSET}, IR version {IR_VERSION}, input Nx3xHxW"
+            report("ONNX", start, what, differs(largest, 2, f"{where}, CPU"))
+    finally:
+        if "MINDIR" not in targets:
+            mindir.unlink(missing_ok=True)
+
+
+def run_network(net: "MidasNet", images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns what the network makes of each image."""
+    import mindspore as ms
+
+    net.set_train(False)
+    if len(images) > 1:
+        net.set_inputs(ms.Tensor(shape=[1, 3, None, None], dtype=ms.float32))
+    return [net(ms.Tensor(image)).asnumpy() for image in images]
+
+
+def write_converter_settings(targets: dict[str, Path], config: Config) -> None:
+    """Writes the settings of MindSpore Lite's converter where the MINDIR needs some, and prints the command."""
+    settings = targets.get(CONVERTER)
+    if settings:
+        write_text(settings, converter_settings([*names.EXPORT_SIZES.values(), config.export_size]))
+        print(one_line(f"{settings}: sizes for the converter of MindSpore Lite"))
+    print(one_line(f"for Ascend: {converter_command(targets['MINDIR'], settings)}"))
+
+
+def main() -> int:
+    """Runs the script; returns its exit status."""
+    config = load_config(__doc__, keys=KEYS)
+    check_format(config)
+    device = setup_device(config.device_target, config.device_id, config.seed)
+    if "AIR" in config.export_formats and device.target != "Ascend":
+        raise _no_air(device.target)
+    checkpoint = None
+    if config.model_weights:
+        advice = f"{GET_NETWORK}; '' selects random weights"
+        checkpoint = find_checkpoint(config.model_weights, "model_weights", advice)
+    targets = targets_of(config, checkpoint)
+    remove_leftovers(config.export_path)
+    weights = open_weights(checkpoint or "", "model_weights", whole=True)
+    if weights:
+        config = settle(config, weights.settings(config.network), weights.path)
+    print(f"device {device.target}")
+    net, said = build_network(weights, config.network, "model_weights")
+    print(*said, sep="\n")
+    export(net, config, targets, checkpoint, device.target)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

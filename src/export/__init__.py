@@ -1,0 +1,1 @@
+"""Writing networks in the formats of other programs."""
