@@ -6,9 +6,13 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import pytest
+from test_runner import NOT_HERE
 
-from evaluation import FOLDERS, IMAGES, true_inverse_depth
+from evaluation import FOLDERS, IMAGES, open_one, true_inverse_depth
+from evaluation import run as score_set
+from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
 
 # In place of the C++ runner: takes its flags and copies predictions that are already there.
 RUNNER = """#!{python}
@@ -78,11 +82,11 @@ def caller(eval_data, tmp_path):
     return folder
 
 
-def run(root, folder, *words):
+def run(root, folder, *words, **environment):
     return subprocess.run(
         ["bash", str(root / "scripts" / "run_infer_310.sh"), *map(str, words)],
         cwd=folder,
-        env={**os.environ, "PYTHON": sys.executable},
+        env={**os.environ, "PYTHON": sys.executable, **{key: str(value) for key, value in environment.items()}},
         capture_output=True,
         text=True,
         timeout=250,
@@ -168,3 +172,67 @@ def test_wrong_usage(tree, caller, words, message):
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: {message}")
     assert not (caller / "infer_logs").exists()
+
+
+# ---- the real runner, on the CPU
+
+MINDIR, ONNX = "tests/fixtures/midas_tiny_64x96.mindir", "tests/fixtures/midas_tiny.onnx"
+HEIGHT, WIDTH = 64, 96  # of the network input
+
+
+def run_or_skip(repo, folder, lite, *words):
+    result = run(repo, folder, *words, MINDSPORE_LITE_HOME=lite)
+    if any(text in result.stderr for text in NOT_HERE):
+        pytest.skip(result.stderr.splitlines()[-1])
+    return result
+
+
+def scores_of_python(onnx_file, data, name):
+    """What Python scores with the same network, every picture resized to its fixed size: the value of the set."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(onnx_file), providers=["CPUExecutionProvider"])
+    resize = Resize(WIDTH, HEIGHT, resize_target=False, image_interpolation=cv2.INTER_CUBIC)
+    normalise, to_network = NormalizeImage((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), PrepareForNet()
+
+    def prepare(sample):
+        return to_network(normalise(resize({"image": sample.image})))["image"][None]
+
+    result, _ = score_set(open_one(data, name), lambda image: session.run(None, {"image": image})[0][0], prepare)
+    return result.value
+
+
+@pytest.mark.parametrize("name", ["Kitti", "TUM", "Sintel"])
+def test_runner_from_build_to_score(repo, eval_data, lite, tmp_path, name):
+    folder = tmp_path / "hier und dört"
+    folder.mkdir()
+    model = shutil.copy(repo / MINDIR, folder / "midas ü.mindir")
+    words = (model, eval_data / FOLDERS.get(name, name), name, "0", "--device", "CPU", "--show_published", "False")
+    result = run_or_skip(repo, folder, lite, *words)
+    assert result.returncode == 0, result.stdout + result.stderr
+    values = json.loads((folder / "result_val.json").read_text())
+    expected = scores_of_python(repo / ONNX, eval_data, name)
+    assert values == {name: pytest.approx(expected, rel=1e-3)}
+    assert len(list((folder / "result_Files" / name).rglob("*_64x96.bin"))) == IMAGES
+    assert "average inference time" in (folder / "time_Result" / "test_perform_static.txt").read_text()
+    assert sorted(os.listdir(folder / "infer_logs")) == ["build.log", "infer.log", "score.log"]
+
+
+def test_runner_that_cannot_read_a_model(repo, eval_data, lite, tmp_path):
+    model = tmp_path / "broken.mindir"
+    model.write_bytes(b"no model")
+    result = run_or_skip(repo, tmp_path, lite, model, eval_data / "TUM", "TUM", "--device=CPU")
+    assert result.returncode == 1
+    first, *rest = result.stderr.splitlines()
+    assert first.startswith("error: infer failed with status 1")
+    assert rest[-1].startswith("error: ")
+    assert str(model) in rest[-1]
+    assert not (tmp_path / "result_val.json").exists()
+
+
+def test_build_without_an_sdk(repo, eval_data, tmp_path):
+    model = shutil.copy(repo / MINDIR, tmp_path)
+    result = run_or_skip(repo, tmp_path, tmp_path / "gone", model, eval_data / "TUM", "TUM")
+    assert result.returncode == 1
+    first, *rest = result.stderr.splitlines()
+    assert first.startswith("error: build failed with status 1")
+    assert "MINDSPORE_LITE_HOME: expected a folder of MindSpore Lite" in rest[-1]

@@ -10,7 +10,6 @@ import resource
 import shutil
 import struct
 import subprocess
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -40,18 +39,6 @@ NOT_HERE = ("expected cmake", "expected make", "expected a C++17 compiler", "Ope
 
 def run(*command, **options):
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, **options)
-
-
-@pytest.fixture(scope="session")
-def lite(repo):
-    """MindSpore Lite as unpacked from its wheel. It is fetched once into a folder that stays."""
-    if home := os.environ.get("MINDSPORE_LITE_HOME"):
-        return Path(home)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "midas-mindspore"
-    done = run("bash", repo / "ascend310_infer" / "get_sdk.sh", cache)
-    if done.returncode:
-        pytest.skip(f"no MindSpore Lite: {done.stderr.splitlines()[-1]}")
-    return Path(done.stdout.splitlines()[-1].partition("=")[2])
 
 
 def build(repo, lite, folder, *flags):
