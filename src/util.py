@@ -145,10 +145,11 @@ def _parse_npy(path: PathLike, data: bytes) -> np.ndarray:
         ) from error
     if file.tell() != len(data):
         raise DataError(f"{path}: expected one NumPy array, found {len(data) - file.tell()} bytes after it")
+    shape = array.shape
     while array.ndim > 2 and 1 in array.shape:
         array = array.squeeze(array.shape.index(1))
     if array.ndim != 2 or not array.size or array.dtype.kind not in "uif":
-        raise DataError(f"{path}: expected numbers (H, W), found {array.dtype} {array.shape}")
+        raise DataError(f"{path}: expected numbers (H, W), found {array.dtype} {shape}")
     return array
 
 

@@ -188,7 +188,10 @@ def run_or_skip(repo, folder, lite, *words):
 
 
 def scores_of_python(onnx_file, data, name):
-    """What Python scores with the same network, every picture resized to its fixed size: the value of the set."""
+    """What Python scores with the same network, every picture resized to exactly its size: the value of the set.
+
+    The preprocessing is written out: a setting of midas_eval.py that does the same could take the place of all this.
+    """
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(str(onnx_file), providers=["CPUExecutionProvider"])
     resize = Resize(WIDTH, HEIGHT, resize_target=False, image_interpolation=cv2.INTER_CUBIC)
@@ -211,7 +214,7 @@ def test_runner_from_build_to_score(repo, eval_data, lite, tmp_path, name):
     assert result.returncode == 0, result.stdout + result.stderr
     values = json.loads((folder / "result_val.json").read_text())
     expected = scores_of_python(repo / ONNX, eval_data, name)
-    assert values == {name: pytest.approx(expected, rel=1e-3)}
+    assert values == {name: pytest.approx(expected, rel=2e-4)}  # a few pixels beyond or within the threshold
     assert len(list((folder / "result_Files" / name).rglob("*_64x96.bin"))) == IMAGES
     assert "average inference time" in (folder / "time_Result" / "test_perform_static.txt").read_text()
     assert sorted(os.listdir(folder / "infer_logs")) == ["build.log", "infer.log", "score.log"]

@@ -285,6 +285,7 @@ HOLE[:2, 4] = 0, -1
         (NAN, "depth", "expected depth above 0 at every pixel, infinity where there is no end, found 1 of 3072"),
         (HOLE, "depth", "found 2 of 3072 pixels that are 0, below 0 or NaN; fill them"),
         (np.ones((3, 48, 64)), "inverse_depth", "expected numbers (H, W), found float64 (3, 48, 64)"),
+        (np.ones((3, 1, 48, 64)), "inverse_depth", "expected numbers (H, W), found float64 (3, 1, 48, 64)"),
         (np.ones(48), "inverse_depth", "expected numbers (H, W), found float64 (48,)"),
         (np.ones((0, 5)), "inverse_depth", "expected numbers (H, W), found float64 (0, 5)"),
         (np.ones((4, 5), complex), "inverse_depth", "expected numbers (H, W), found complex128 (4, 5)"),
