@@ -133,7 +133,7 @@ def main() -> int:
     backend = choose_backend(model, **config.execution)
     print(f"{len(found.images)} images, {backend}")
     config = settle(config, model)
-    predictor = load_predictor(model, "model_weights", backend, config.network, **config.prediction)
+    predictor = load_predictor(model, "model_weights", backend, config.network, **config.predictor)
     written, faults = predict_all(config, found, predictor)
     seconds = time.perf_counter() - start
     for line in (f"{written} inverse depth maps in {config.output_path} ({seconds:.1f} s)", *found.report()):

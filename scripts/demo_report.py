@@ -95,7 +95,7 @@ def main() -> None:
     trained = open_model(config.ckpt_path, "ckpt_path")
     backend = choose_backend(trained, **config.execution)
     predictors = [  # before and after training
-        load_predictor(model, "ckpt_path", backend, config.network, **config.prediction) for model in (None, trained)
+        load_predictor(model, "ckpt_path", backend, config.network, **config.predictor) for model in (None, trained)
     ]
     demo = Path(config.output_path)
     draw_overview(config, predictors, demo / "overview.png")

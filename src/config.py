@@ -49,10 +49,12 @@ _SYNONYMS = {
     "decoder_lr": "no_backbone_params_lr",
     "epochs num_epochs max_epochs": "epoch_size",
     "bs": "batch_size",
-    "data dataset data_dir data_path": "train_data_dir",
-    "datasets": "data_name",
+    "data data_dir data_path": "train_data_dir",
+    "dataset": "dataset_path or train_data_dir",
+    "datasets": "data_name or dataset_name",
     "image images": "input_path",
     "output out save_dir": "output_path or train_output_path",
+    "predictions results": "result_path",
     "weights checkpoint ckpt pretrained model": "model_weights or ckpt_path",
 }
 
@@ -88,6 +90,17 @@ def _words(value: str) -> list[str]:
     return [word.strip().lower() for word in value.split(",")]
 
 
+def named_sets(data_name: str) -> dict[str, bool]:
+    """Reads ``data_name`` or ``dataset_name``.
+
+    Returns:
+        The evaluation sets that it asks for, each once, in the order given -> whether by its own name and not by
+        ``all`` alone: such a set must be there.
+    """
+    words = _words(data_name)
+    return {name: name.lower() in words for word in words for name in _SETS_BY_WORD[word]}
+
+
 _Flag = Annotated[bool, _Rule("True or False")]
 _Count = Annotated[int, _Rule("an integer >= 0", lambda value: value >= 0)]
 _PositiveInt = Annotated[int, _Rule("an integer >= 1", lambda value: value >= 1)]
@@ -95,7 +108,7 @@ _Side = Annotated[int, _Rule("a positive multiple of 32", lambda value: value > 
 _Positive = Annotated[float, _Rule("a number > 0", lambda value: value > 0)]
 _NotNegative = Annotated[float, _Rule("a number >= 0", lambda value: value >= 0)]
 _Path = Annotated[str, _Rule("a path", bool, is_path=True)]
-_Weights = Annotated[str, _Rule("a path or ''", is_path=True)]
+_PathOrNone = Annotated[str, _Rule("a path or ''", is_path=True)]
 _FlagOrText = Union[bool, str]
 _ONLY_FALSE = _Rule("False (on ModelArts copy the data to a local path and set train_data_dir)", lambda flag: not flag)
 _CHECKPOINT = _Rule("True, False or the path of a checkpoint", lambda value: value != "", is_path=True)
@@ -116,8 +129,8 @@ _DATA_NAMES = _Rule(f"all or a comma-separated list of {_SETS}", lambda value: {
 class Config:
     """All settings, as :func:`load_config` makes them; ``config.yaml`` says what each one means.
 
-    Paths are absolute; ``model_weights`` and ``ckpt_path`` may be empty. Image sides are in pixels, ``nm_img_mean`` and
-    ``nm_img_std`` are red, green and blue on the scale 0..1.
+    Paths are absolute; ``model_weights``, ``ckpt_path``, ``dataset_path`` and ``result_path`` may be empty. Image sides
+    are in pixels, ``nm_img_mean`` and ``nm_img_std`` are red, green and blue on the scale 0..1.
 
     Attributes:
         given: No setting: of those that the user gave, where: ``command line`` or ``FILE:LINE``.
@@ -178,13 +191,13 @@ class Config:
     datapath_DIW: _Path
     datapath_NYU: Annotated[tuple[str, ...], _each(2, "paths", bool)._replace(is_path=True)]
     ann_file: _Path
-    ckpt_path: _Weights
+    ckpt_path: _PathOrNone
     data_name: Annotated[str, _DATA_NAMES]
     show_published: _Flag
 
     input_path: _Path
     output_path: _Path
-    model_weights: _Weights
+    model_weights: _PathOrNone
     invert_output: _Flag
     colormap: Annotated[str, _one_of("none", *names.COLORMAPS)]
     file_format: Annotated[_Words, _FORMATS]
@@ -193,6 +206,11 @@ class Config:
     export_path: _Path
     file_name: Annotated[str, _FILE_NAME]
     export_overwrite: _Flag
+
+    dataset_path: _PathOrNone
+    result_path: _PathOrNone
+    dataset_name: Annotated[str, _DATA_NAMES]
+    prediction: Annotated[str, _one_of(*names.PREDICTIONS)]
 
     given: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -207,7 +225,7 @@ class Config:
         return {"mean": self.nm_img_mean, "std": self.nm_img_std}
 
     @property
-    def prediction(self) -> dict[str, Any]:
+    def predictor(self) -> dict[str, Any]:
         """The arguments of a predictor beside its network."""
         return {
             "shapes": self.eval_shapes,
@@ -237,13 +255,7 @@ class Config:
     @property
     def data_names(self) -> tuple[str, ...]:
         """The evaluation sets that ``data_name`` asks for, each once, in the order given."""
-        return tuple(dict.fromkeys(name for word in _words(self.data_name) for name in _SETS_BY_WORD[word]))
-
-    @property
-    def required_data_names(self) -> tuple[str, ...]:
-        """Those of ``data_names`` that are asked for by their own name, not by ``all`` alone: they must be there."""
-        words = _words(self.data_name)
-        return tuple(name for name in self.data_names if name.lower() in words)
+        return tuple(named_sets(self.data_name))
 
 
 # key -> (type, rule)

@@ -141,14 +141,15 @@ def _parse_npy(path: PathLike, data: bytes) -> np.ndarray:
         array = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # the header is a Python expression: damaged ones make NumPy raise nearly anything
         raise DataError(
-            f"{path}: expected a NumPy array of numbers, found {len(data)} bytes: truncated or damaged"
+            f"{path}: expected a NumPy array of numbers, found {len(data)} bytes: truncated, damaged or pickled objects"
         ) from error
     if file.tell() != len(data):
         raise DataError(f"{path}: expected one NumPy array, found {len(data) - file.tell()} bytes after it")
-    if array.ndim == 3 and 1 in array.shape:
+    shape = array.shape
+    while array.ndim > 2 and 1 in array.shape:
         array = array.squeeze(array.shape.index(1))
     if array.ndim != 2 or not array.size or array.dtype.kind not in "uif":
-        raise DataError(f"{path}: expected numbers (H, W), found {array.dtype} {array.shape}")
+        raise DataError(f"{path}: expected numbers (H, W), found {array.dtype} {shape}")
     return array
 
 
@@ -159,7 +160,7 @@ def read_truth(path: PathLike) -> np.ndarray:
 
     Args:
         path: An image file (PNG, TIFF ...), grey or of three equal channels; a NumPy file (``.npy``) of shape (H, W) or
-            with one axis of length 1 more; or a portable float map (``.pfm``). Its content counts, not its name.
+            or with more axes of length 1; or a portable float map (``.pfm``). Its content counts, not its name.
 
     Returns:
         (H, W). 8 or 16 bits without a sign remain uint8 or uint16; all other numbers become float32.
@@ -388,6 +389,18 @@ def write_dpt(path: PathLike, depth: np.ndarray) -> None:
     _write_bytes(path, _DPT_HEADER.pack(_DPT_TAG, width, height) + depth.astype("<f4").tobytes())
 
 
+def read_float32(path: PathLike, height: int, width: int) -> np.ndarray:
+    """Reads rows of float32 without a header, little-endian.
+
+    Returns:
+        float32 array (H, W).
+
+    Raises:
+        DataError: The file is missing or its length is not that of ``height`` x ``width`` pixels.
+    """
+    return _pixels(path, _read_bytes(path), 0, (height, width), "<f4")
+
+
 def read_eth3d_depth(path: PathLike, height: int, width: int) -> np.ndarray:
     """Reads an ETH3D ground-truth depth file: float32 rows without a header (https://www.eth3d.net/documentation).
 
@@ -402,4 +415,4 @@ def read_eth3d_depth(path: PathLike, height: int, width: int) -> np.ndarray:
     Raises:
         DataError: The file is missing or its length is not that of ``height`` x ``width`` pixels.
     """
-    return _pixels(path, _read_bytes(path), 0, (height, width), "<f4")
+    return read_float32(path, height, width)

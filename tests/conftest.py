@@ -1,6 +1,8 @@
 """What several test files share: graph mode, the sizes of a tiny network, and where optional real images are."""
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import mindspore as ms  # before torch and matplotlib: see README, "Versions"
@@ -43,6 +45,19 @@ def cases(repo):
     if not folder.is_dir():
         pytest.skip("no files that once failed beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def lite(repo):
+    """MindSpore Lite as unpacked from its wheel. It is fetched once into a folder that stays."""
+    if home := os.environ.get("MINDSPORE_LITE_HOME"):
+        return Path(home)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "midas-mindspore"
+    command = ["bash", str(repo / "ascend310_infer" / "get_sdk.sh"), str(cache)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"no MindSpore Lite: {done.stderr.splitlines()[-1]}")
+    return Path(done.stdout.splitlines()[-1].partition("=")[2])
 
 
 @pytest.fixture(scope="session")
@@ -94,11 +109,13 @@ SLOW = (
     "midas_net",
     "trainer",
     "evaluator",
+    "postprocess",
     "run_script",
     "eval_script",
     "scripts",
     "train_script",
     "learning",
+    "infer_310",
 )
 
 

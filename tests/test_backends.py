@@ -63,7 +63,7 @@ def load(path, name="auto", **settings):
     config = load_config("", [*TINY_FLAGS, "--backend", name])
     model = open_model(path, "model_weights")
     backend = choose_backend(model, **config.execution)
-    settings = {**settle(config, model).prediction, **settings}
+    settings = {**settle(config, model).predictor, **settings}
     return load_predictor(model, "model_weights", backend, config.network, **settings)
 
 

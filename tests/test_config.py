@@ -455,8 +455,10 @@ def test_bad_command_lines(argv, message):
         ("size image_size img_size resolution", "img_width or img_height"),
         ("device gpu", "device_target or device_id"),
         ("gpus", "run_distribute"),
-        ("data dataset data_dir data_path", "train_data_dir"),
-        ("datasets", "data_name"),
+        ("data data_dir data_path", "train_data_dir"),
+        ("dataset", "dataset_path or train_data_dir"),
+        ("datasets", "data_name or dataset_name"),
+        ("predictions results", "result_path"),
         ("output out save_dir", "output_path or train_output_path"),
         ("input image images", "input_path"),
         ("weights checkpoint ckpt pretrained model", "model_weights or ckpt_path"),
@@ -767,15 +769,17 @@ def test_help_of_a_file_without_comments(tmp_path, monkeypatch, capsys):
     assert load("--seed", "5").seed == 5
 
 
-@pytest.mark.parametrize("name", ["midas_train", "midas_eval", "midas_run"])
+@pytest.mark.parametrize("name", ["midas_train", "midas_eval", "midas_run", "postprocess"])
 def test_scripts_name_the_keys_that_they_read(name):
     properties = {
         "network": NETWORK_KEYS,
         "normalisation": NORMALISATION_KEYS,
-        "prediction": PREDICTION_KEYS,
+        "predictor": PREDICTION_KEYS,
         "execution": BACKEND_KEYS,
-        "data_names": ["data_name", "train_data_dir", *(f"datapath_{name}" for name in DATA_SETS)],
-        "required_data_names": ["data_name"],
+        **{
+            key: [key, "train_data_dir", *(f"datapath_{name}" for name in DATA_SETS)]
+            for key in ("data_name", "dataset_name")
+        },
         "given": [],
     }
     source = (ROOT / f"{name}.py").read_text(encoding="utf-8")

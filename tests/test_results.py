@@ -12,14 +12,20 @@ import pytest
 
 from evaluation import open_one
 from src.common.errors import DataError, MidasError, UsageError
-from src.common.names import PROTOCOLS
+from src.common.names import PREDICTIONS, PROTOCOLS
 from src.evaluation import results as eval_results
 from src.evaluation.datasets import DATASETS
 from src.evaluation.datasets.base import DatasetMissing
 from src.evaluation.datasets.tum import FRAMES, SEQUENCE
 from src.evaluation.evaluator import Record, SetResult, summarise
 from src.evaluation.metric import BAD_SHARE
-from src.evaluation.report import faults, remarks, warnings_of
+from src.evaluation.report import (
+    faults,
+    network_is_inverted,
+    predictions_are_inverted,
+    remarks,
+    warnings_of,
+)
 from src.evaluation.results import ResultFiles, details_path, settings_path
 from src.evaluation.table import PUBLISHED, format_table
 
@@ -260,14 +266,14 @@ def test_damaged_files_are_refused(ann_file, kitti, damage, message):
 
 def test_folder_that_cannot_be_written(tmp_path, kitti):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="ann_file: cannot write"):
+    with pytest.raises(UsageError, match="the results cannot be written there"):
         ResultFiles(tmp_path / "file" / "val.json", SETTINGS, [kitti])
 
 
 def test_folder_in_the_place_of_the_results_is_left_alone(tmp_path, kitti):
     folder = tmp_path / "results"
     folder.mkdir()
-    with pytest.raises(UsageError, match=r"ann_file: expected the name of a file .* found the folder"):
+    with pytest.raises(UsageError, match="expected a file for the results, found a folder"):
         ResultFiles(folder, SETTINGS, [kitti])
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
@@ -380,7 +386,7 @@ def test_remarks_and_faults():
     results = [result("Kitti", 25.0, 4, empty=("a", "b"), inverted=2), result("NYU", NAN, 0, faulty=1)]
     assert remarks(results) == ["Kitti: left out of the mean, no valid pixel: 2 images (a, b)"]
     for protocol in PROTOCOLS:
-        assert warnings_of(results, protocol) == [
+        assert warnings_of(results, protocol, "upside down") == [
             "Kitti: 2 of 4 predictions are inverted: their fit has a negative scale, with which they are scored"
         ]
     assert faults(results, {"TUM": DatasetMissing("gone"), "DIW": DataError("cut")}) == [
@@ -392,16 +398,15 @@ def test_remarks_and_faults():
 
 def test_warning_of_a_network_that_predicts_far_as_large():
     tum, diw = result("TUM", 25.0, 3, inverted=2), result("DIW", 0.61, 100)
+    assert warnings_of([tum, diw], "paper", "upside down")[1:] == ["TUM: upside down", "DIW: upside down"]
+    assert warnings_of([diw], "modelzoo", "upside down") == []  # which takes the pairs the other way round
     words = "seems to predict far as large; --invert_output"
-    rest = "turns it round, which changes depth maps and the score of DIW, not those of a fit"
-    assert warnings_of([tum, diw], "paper")[1:] == [
-        f"TUM: this network {words} True {rest}",
-        f"DIW: this network {words} True {rest}",
-    ]
-    assert warnings_of([diw], "paper", invert_output=True) == [f"DIW: the output, turned round, {words} False {rest}"]
-    assert warnings_of([diw], "modelzoo") == []  # which takes the pairs the other way round
+    assert network_is_inverted(False).startswith(f"this network {words} True turns it round")
+    assert network_is_inverted(True).startswith(f"the output, turned round, {words} False turns it round")
+    for kind, other in (PREDICTIONS, PREDICTIONS[::-1]):
+        assert f"--prediction {other}" in predictions_are_inverted(kind)
     by_chance = [replace(diw, value=0.59), replace(diw, value=1.0, scored=3), replace(diw, value=NAN, scored=0)]
-    assert warnings_of(by_chance, "paper") == []
+    assert warnings_of(by_chance, "paper", "upside down") == []
 
 
 def test_names_of_images_need_not_be_text(tmp_path, kitti):

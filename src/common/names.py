@@ -11,6 +11,7 @@ NETWORK_OPS = ("midas", "modelzoo")
 LOSSES = ("ssi_mse",)
 RESIZE_METHODS = ("lower_bound", "upper_bound", "minimal")
 PROTOCOLS = ("paper", "modelzoo")
+PREDICTIONS = ("inverse_depth", "depth")
 DATA_SETS = ("Kitti", "Sintel", "TUM", "NYU", "ETH3D", "DIW")
 EXPORT_FORMATS = ("AIR", "MINDIR", "ONNX")
 # Height and width that the 2021 suite exported for each of these sets.

@@ -27,13 +27,39 @@ def remarks(results: Sequence[SetResult]) -> list[str]:
     return lines
 
 
-def warnings_of(results: Sequence[SetResult], protocol: str, invert_output: bool = False) -> list[str]:
-    """Returns a line for each set with inverted predictions, and for each that the network sees upside down.
+def network_is_inverted(invert_output: bool) -> str:
+    """Says what to do about a network that predicts far as large.
+
+    Args:
+        invert_output: Whether its output has been turned round, see ``Predictor``.
+    """
+    what = "the output, turned round," if invert_output else "this network"
+    return (
+        f"{what} seems to predict far as large; --invert_output {not invert_output} turns it round, which changes "
+        "depth maps and the score of DIW, not those of a fit"
+    )
+
+
+def predictions_are_inverted(kind: str) -> str:
+    """Says what to do about predictions that are not what ``kind``, the setting ``prediction``, says."""
+    if kind == "depth":
+        return (
+            "these predictions, taken for depth, seem to be larger where it is nearer; if they are inverse depth, "
+            "--prediction inverse_depth scores them as such"
+        )
+    return (
+        "these predictions seem to be larger where it is farther; if they are depth, --prediction depth scores them as "
+        "such"
+    )
+
+
+def warnings_of(results: Sequence[SetResult], protocol: str, advice: str) -> list[str]:
+    """Returns a line for each set with inverted predictions, and for each where most of them seem to be upside down.
 
     Args:
         results: One per data set.
         protocol: ``"paper"`` or ``"modelzoo"``.
-        invert_output: Whether the output of the network has been turned round, see ``Predictor``.
+        advice: What to do if they are.
     """
     lines = []
     for result in results:
@@ -43,11 +69,7 @@ def warnings_of(results: Sequence[SetResult], protocol: str, invert_output: bool
                 "negative scale, with which they are scored"
             )
         if _mostly_inverted(result, protocol):
-            what = "the output, turned round," if invert_output else "this network"
-            lines.append(
-                f"{result.dataset}: {what} seems to predict far as large; --invert_output {not invert_output} turns it "
-                "round, which changes depth maps and the score of DIW, not those of a fit"
-            )
+            lines.append(f"{result.dataset}: {advice}")
     return lines
 
 

@@ -124,7 +124,7 @@ class ResultFiles:
     ):
         self.ann_file, self.details = Path(ann_file), details_path(ann_file)
         if self.ann_file.is_dir():
-            raise UsageError(f"ann_file: expected the name of a file such as val.json, found the folder {ann_file}")
+            raise UsageError(f"{ann_file}: expected a file for the results, found a folder")
         self.backed_up: list[Path] = []
         self._settings = settings_path(ann_file)
         self._values: dict[str, float] = {}
@@ -147,7 +147,7 @@ class ResultFiles:
                 self.details, "a", newline="", encoding="utf-8", errors=_ODD_BYTES
             )
         except OSError as error:
-            raise UsageError(f"ann_file: cannot write beside {self.ann_file}: {error.strerror}") from error
+            raise UsageError(f"{self.ann_file}: the results cannot be written there: {error.strerror}") from error
         self._writer = csv.writer(self._file, lineterminator="\n")
 
     def __enter__(self) -> "ResultFiles":

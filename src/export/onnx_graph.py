@@ -111,14 +111,15 @@ def read_mindir(path: PathLike) -> Any:
     Raises:
         DataError: The file is missing, damaged or something else.
     """
-    from mindspore.train import mind_ir_pb2
+    from mindspore.train import mind_ir_pb2  # isort: split  (it must come before other uses of protobuf)
+    from google.protobuf.message import DecodeError
 
     model = mind_ir_pb2.ModelProto()
     try:
         model.ParseFromString(Path(path).read_bytes())
     except OSError as error:
         raise DataError(f"{path}: expected a MINDIR file, found none that can be read: {error.strerror}") from error
-    except Exception as error:  # protobuf raises errors of many kinds
+    except (DecodeError, ValueError) as error:  # the latter for names that are no text
         raise DataError(f"{path}: expected a MINDIR file, found a damaged, encrypted or different one") from error
     if not (len(model.graph.node) and len(model.graph.input) and len(model.graph.output)):
         raise DataError(f"{path}: expected a MINDIR file with a graph, found none in it")

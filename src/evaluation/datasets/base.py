@@ -36,7 +36,13 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")  # sets ar
 
 
 class DatasetMissing(DataError):
-    """A data set is not where it was looked for."""
+    """A data set is not where it was looked for.
+
+    Attributes:
+        setting: The setting that says where that is; empty: that of the data set.
+    """
+
+    setting: ClassVar[str] = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +163,7 @@ class EvalDataset:
         if protocol not in PROTOCOLS:
             raise UsageError(f"evaluation protocol: expected {' or '.join(PROTOCOLS)}, found {protocol!r}")
         self.protocol = protocol
+        self._path = path
         self._entries = self._list(path)
         if not self._entries:
             raise self._missing(path)
@@ -190,6 +197,11 @@ class EvalDataset:
             elif gone:
                 faults[index] = f"{gone[0]}: expected a file for sample {entry.name}, found none"
         return faults
+
+    def pictures(self) -> Iterator[tuple[str, str]]:
+        """Yields the name of every sample and the path of its picture in the data set; "" where that is not known."""
+        for entry in self._entries:
+            yield entry.name, os.path.relpath(entry.files[0], self._path) if entry.files else ""
 
     def fingerprint(self) -> str:
         """Returns a digest of the list of samples, and of size and time of change of the files that they are read from.

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Union
 
@@ -37,6 +37,10 @@ class Nyu(EvalDataset):
     benchmark_images = 654
     cap_m = 10.0
     layout = "nyu.mat and splits.mat"
+
+    def pictures(self) -> Iterator[tuple[str, str]]:
+        """Yields the names alone: all pictures are in one file."""
+        return ((entry.name, "") for entry in self._entries)
 
     def _list(self, path: Union[PathLike, Sequence[PathLike]]) -> list[Entry]:
         if isinstance(path, (str, Path)):
