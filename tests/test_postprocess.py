@@ -18,7 +18,7 @@ from evaluation import FOLDERS, IMAGES, open_one, true_inverse_depth
 from src.common.errors import DataError, UsageError
 from src.common.names import DATA_SETS, PROTOCOLS
 from src.evaluation.predictions import Predictions
-from src.inference.predictor import MindSporePredictor
+from src.inference.mindspore import MindSporePredictor
 from src.util import write_pfm
 
 # As a program without MindSpore and PyTorch would run it.
