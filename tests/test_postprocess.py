@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from evaluation import FOLDERS, IMAGES, open_one, true_inverse_depth
 from src.common.errors import DataError, UsageError
 from src.common.names import DATA_SETS, PROTOCOLS
 from src.evaluation.predictions import Predictions
+from src.inference.backends import Backend
 from src.inference.mindspore import MindSporePredictor
 from src.util import write_pfm
 
@@ -50,7 +50,7 @@ def score(monkeypatch, tmp_path):
 @pytest.fixture
 def evaluate(monkeypatch, tmp_path):
     """Runs midas_eval.py in this process; returns its folder and {set: {image: prediction}}, both as it left them."""
-    monkeypatch.setattr(midas_eval, "setup_device", lambda *_: SimpleNamespace(target="CPU"))
+    monkeypatch.setattr(midas_eval, "choose_backend", lambda *_, **__: Backend("mindspore", "CPU", 0, "fp32"))
 
     def run(predictor, data, *words):
         outputs = []
