@@ -7,6 +7,9 @@ import sys
 
 import mindspore as ms
 import numpy as np
+import onnx
+import onnxruntime
+import openvino
 import pytest
 import torch
 from conftest import TINY, TINY_FLAGS
@@ -14,6 +17,7 @@ from mindspore import nn, ops
 from torch_midas import TorchMidas, lively
 
 import midas_export
+from src.common.device import Device
 from src.common.errors import DataError, ExportError, UsageError
 from src.config import load_config
 from src.export import mindir as mindir_files
@@ -22,10 +26,6 @@ from src.export.mindir import METADATA, converter_command, converter_settings, l
 from src.export.onnx_graph import OPSET, read_mindir, user_info, write_onnx
 from src.midas_net import MidasNet
 from src.weights.checkpoint import load_into, read_weights
-
-import onnx  # isort: skip  (after mindspore, which makes protobuf what it needs)
-import onnxruntime  # isort: skip
-import openvino  # isort: skip
 
 NOTE = json.dumps({"checkpoint": "tiny.pt"})
 SIZE, OTHER_SIZE = (64, 96), (96, 32)
@@ -297,3 +297,240 @@ def test_user_info_of_both_kinds_of_protobuf():
     assert user_info(Model()) == {"a": "b"}
     Model.user_info = {"c": "d"}
     assert user_info(Model()) == {"c": "d"}
+
+
+# ---- the comparison
+
+
+def test_difference_is_relative_to_the_largest_number():
+    expected = np.array([[0.0, 8.0]], np.float32)
+    assert difference(expected, expected) == 0
+    assert difference(np.array([[0.5, 7.0]], np.float32), expected) == pytest.approx(1 / 8)
+    assert difference(np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32)) == 0
+    with pytest.raises(ValueError, match=r"expected the shape \(1, 2\), found \(2,\)"):
+        difference(expected[0], expected)
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="expected finite numbers, found NaN or infinity"):
+            difference(np.full((1, 2), wrong, np.float32), expected)
+
+
+def test_a_model_that_differs_at_one_size_is_refused():
+    images = [random_image(size, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)) for size in (SIZE, OTHER_SIZE)]
+    expected = [array[:, 0] for array in images]
+    assert compare("net.onnx", lambda array: array[:, 0], images, expected) == 0
+
+    def scaled(array):
+        return array[:, 0] * (1.001 if array.shape[2:] == OTHER_SIZE else 1)
+
+    with pytest.raises(ExportError, match=r"net.onnx: expected what .* a difference of 1.0e-03 at 96x32"):
+        compare("net.onnx", scaled, images, expected)
+    with pytest.raises(ExportError, match=r"net.onnx: differs from the network at 64x96: expected the shape"):
+        compare("net.onnx", lambda array: array, images, expected)
+
+
+def test_random_image_is_a_normalised_image():
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+    array = random_image((64, 96), mean, std)
+    assert (array.shape, array.dtype) == ((1, 3, 64, 96), np.float32)
+    raw = array[0] * np.reshape(std, (3, 1, 1)) + np.reshape(mean, (3, 1, 1))
+    assert -1e-6 <= raw.min() < 0.1
+    assert 0.9 < raw.max() <= 1 + 1e-6
+
+
+# ---- the script
+
+
+def settings(folder, *words):
+    argv = [*TINY_FLAGS, "--export_path", str(folder), "--img_height", "64", "--img_width", "96", *words]
+    return load_config("Test.", argv, keys=midas_export.KEYS)
+
+
+def refusal(function, *arguments):
+    with pytest.raises(UsageError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_script(repo, official, twin, tmp_path):
+    words = ["--model_weights", official, "--file_format", "[MINDIR, onnx]", "--export_shapes", "dynamic"]
+    words += ["--img_height", 64, "--img_width", 96, "--export_path", tmp_path / "out", "--file_name", "größe"]
+    command = [sys.executable, repo / "midas_export.py", *words]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stderr) == (0, "")
+    out = tmp_path / "out"
+    assert sorted(os.listdir(out)) == ["größe.cfg", "größe.mindir", "größe.onnx"]
+    assert f"{out / 'größe.mindir'}: MINDIR, input 1x3xHxW, " in result.stdout
+    assert f"{out / 'größe.onnx'}: ONNX, opset 11, IR version 6, input Nx3xHxW, " in result.stdout
+    assert result.stdout.count("differs from the network by ") == 2
+    assert f"--configFile={out / 'größe.cfg'}" in result.stdout
+    assert "dynamic_dims=[160,384],[384,1280],[288,384],[64,96]\n" in (out / "größe.cfg").read_text()
+    with torch.no_grad():
+        expected = twin(torch.from_numpy(image(1, OTHER_SIZE))).numpy()
+    assert difference(with_onnxruntime(out / "größe.onnx")(image(1, OTHER_SIZE)), expected) < 1e-5
+    assert difference(load_mindir(out / "größe.mindir")(image(1, OTHER_SIZE)), expected) < 1e-5
+    note = {item.key: item.value for item in onnx.load(out / "größe.onnx").metadata_props}[METADATA]
+    assert note == user_info(read_mindir(out / "größe.mindir"))[METADATA]
+    assert json.loads(note) == {
+        **TINY,
+        "network_ops": "midas",
+        "nm_img_mean": [0.485, 0.456, 0.406],
+        "nm_img_std": [0.229, 0.224, 0.225],
+        "checkpoint": "tiny.pt",
+        "height": None,
+        "width": None,
+    }
+
+
+@pytest.fixture
+def export(lively_net, monkeypatch):
+    """Exports a network as the script does; ``differs`` names formats that are to read back different."""
+
+    def run(config, differs=()):
+        for name, function in (("MINDIR", "load_mindir"), ("ONNX", "load_onnx")):
+            if name in differs:
+                monkeypatch.setattr(midas_export, function, LOAD_DIFFERENT[name])
+        midas_export.export(lively_net, config, midas_export.targets_of(config, None), None, "CPU")
+
+    return run
+
+
+def double(array):
+    return array[:, 0] * 2
+
+
+LOAD_DIFFERENT = {"MINDIR": lambda path: double, "ONNX": lambda path: (double, "a test")}
+
+
+def test_onnx_alone_leaves_no_mindir(export, tmp_path, capsys):
+    export(settings(tmp_path, "--file_format", "ONNX"))
+    assert os.listdir(tmp_path) == ["random_dynamic.onnx"]
+    assert "(ONNX Runtime, CPU, 64x96 and 32x128)" in capsys.readouterr().out
+    note = {item.key: item.value for item in onnx.load(tmp_path / "random_dynamic.onnx").metadata_props}[METADATA]
+    assert json.loads(note)["height"] is None
+
+
+def test_what_differs_from_the_network_is_not_left(export, tmp_path):
+    config = settings(tmp_path, "--file_format", "MINDIR,ONNX")
+    with pytest.raises(ExportError, match=r"random_64x96.mindir: expected what the network computes"):
+        export(config, differs=["MINDIR"])
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_complete_stays(export, tmp_path):
+    config = settings(tmp_path, "--file_format", "ONNX,MINDIR")
+    with pytest.raises(ExportError, match=r"random_dynamic.onnx: expected what the network computes"):
+        export(config, differs=["ONNX"])
+    assert os.listdir(tmp_path) == ["random_64x96.mindir"]
+    note = json.loads(user_info(read_mindir(tmp_path / "random_64x96.mindir"))[METADATA])
+    assert (note["height"], note["width"], note["checkpoint"]) == (64, 96, "")
+
+
+def test_a_network_for_several_files_is_refused(lively_net, tmp_path, monkeypatch):
+    monkeypatch.setattr(mindir_files, "_MOST_BYTES", 10**6)
+    with pytest.raises(ExportError, match=r"net.mindir: expected a network of less than 1 GB"):
+        write_mindir(lively_net, tmp_path / "net.mindir", SIZE, "")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], ["midas_64x96.mindir"]),
+        (["--export_shapes", "dynamic"], ["midas_dynamic.mindir", "midas_dynamic.cfg"]),
+        (["--file_format", "ONNX,AIR"], ["midas_dynamic.onnx", "midas_64x96.air"]),
+        (["--file_format", "onnx", "--file_name", "v2.1"], ["v2.1.onnx"]),
+        (["--file_format", "onnx", "--file_name", "v2.1.ONNX"], ["v2.1.onnx"]),
+        (["--file_format", "onnx,mindir", "--file_name", "net"], ["net.onnx", "net.mindir"]),
+    ],
+)
+def test_names(words, names, tmp_path):
+    targets = midas_export.targets_of(settings(tmp_path / "new", *words), tmp_path / "midas.ckpt")
+    assert list(targets.values()) == [tmp_path / "new" / name for name in names]
+    assert os.listdir(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize(("name", "size"), [("Sintel", "160x384"), ("kitti", "384x1280"), ("TUM", "288x384")])
+def test_sizes_of_the_sets(name, size, tmp_path):
+    config = load_config("Test.", ["--export_for", name, "--export_path", str(tmp_path)])
+    midas_export.check_format(config)
+    assert midas_export.targets_of(config, None)["MINDIR"].name == f"random_{size}.mindir"
+
+
+def test_contradictions(tmp_path):
+    message = refusal(midas_export.check_format, settings(tmp_path, "--export_for", "Kitti"))
+    assert message.startswith("command line: img_height: expected 384 for export_for Kitti, found 64; ")
+    config = load_config("Test.", ["--export_for", "Kitti", "--img_height", "384", "--img_width", "1280"])
+    midas_export.check_format(config)
+
+
+def test_files_that_are_there_are_kept(tmp_path):
+    path = tmp_path / "random_64x96.mindir"
+    path.write_text("earlier")
+    message = refusal(midas_export.targets_of, settings(tmp_path), None)
+    assert message == f"{path}: expected nothing there, found a file; --export_overwrite True replaces it"
+    midas_export.targets_of(settings(tmp_path, "--export_overwrite", "True"), None)
+    (tmp_path / "random_dynamic.cfg").mkdir()
+    config = settings(tmp_path, "--export_shapes", "dynamic", "--export_overwrite", "True")
+    assert refusal(midas_export.targets_of, config, None).endswith("expected nothing there, found a folder")
+
+
+def test_wrong_names_and_folders(tmp_path, monkeypatch):
+    config = settings(tmp_path, "--file_name", "net.onnx")
+    assert refusal(midas_export.targets_of, config, None) == (
+        "file_name: expected no suffix or .mindir, found net.onnx"
+    )
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        message = refusal(midas_export.targets_of, settings(folder), None)
+        assert message.startswith(f"export_path: expected a folder, found {folder}: ")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write everywhere
+    message = refusal(midas_export.targets_of, settings(tmp_path), None)
+    assert message == f"export_path: expected a folder that may be written to, found {tmp_path}, which may not"
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"), [({"onnx"}, "onnx"), ({"onnxruntime", "openvino"}, "onnxruntime or openvino")]
+)
+def test_missing_packages_are_named(missing, named, tmp_path, monkeypatch):
+    monkeypatch.setattr(midas_export, "find_spec", lambda name: None if name in missing else name)
+    message = refusal(midas_export.check_format, settings(tmp_path, "--file_format", "ONNX"))
+    assert message.startswith(f"file_format ONNX: expected the package {named}, which is not installed; ")
+    assert "requirements-deploy.txt" in message
+    midas_export.check_format(settings(tmp_path))
+
+
+@pytest.mark.parametrize("device", ["auto", "CPU"])
+def test_air_off_ascend_is_refused_before_any_work(device, tmp_path, monkeypatch):
+    words = ["--file_format", "MINDIR,air", "--device_target", device, "--export_path", str(tmp_path / "new")]
+    monkeypatch.setattr(sys, "argv", ["midas_export.py", *words, "--model_weights", str(tmp_path / "missing.ckpt")])
+    monkeypatch.setattr(midas_export, "setup_device", lambda *_: Device("CPU"))
+    message = refusal(midas_export.main)
+    assert message.startswith("file_format AIR: expected an Ascend device, which alone can write it, found CPU; ")
+    assert os.listdir(tmp_path) == []
+
+
+def test_air(lively_net, tmp_path, monkeypatch, capsys):
+    """MindSpore writes none on the CPU: what it is asked for, and that its file comes to its place."""
+
+    def write(net, array, file_name, file_format):
+        assert (net, array.shape, file_format) == (lively_net, (1, 3, *SIZE), "AIR")
+        mindir_files.Path(file_name).write_bytes(b"air")
+
+    monkeypatch.setattr(ms, "export", write)
+    config = settings(tmp_path, "--file_format", "AIR")
+    midas_export.export(lively_net, config, midas_export.targets_of(config, None), None, "Ascend")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("random_64x96.air", b"air")]
+    assert "not checked: MindSpore reads no AIR" in capsys.readouterr().out
+
+
+def test_converter():
+    assert converter_settings([(160, 384), (64, 96), (160, 384)]) == (
+        "[ascend_context]\ninput_shape=image:[1,3,-1,-1]\ndynamic_dims=[160,384],[64,96]\n"
+    )
+    path = mindir_files.Path("/a b/net.mindir")
+    assert converter_command(path, path.with_suffix(".cfg")) == (
+        "converter_lite --fmk=MINDIR --saveType=MINDIR --optimize=ascend_oriented '--modelFile=/a b/net.mindir' "
+        "'--outputFile=/a b/net_ascend' '--configFile=/a b/net.cfg'"
+    )
+    assert "configFile" not in converter_command(path, None)

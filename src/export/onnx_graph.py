@@ -111,8 +111,9 @@ def read_mindir(path: PathLike) -> Any:
     Raises:
         DataError: The file is missing, damaged or something else.
     """
-    from mindspore.train import mind_ir_pb2  # isort: split  (it must come before other uses of protobuf)
+    import mindspore  # noqa: F401 (switches protobuf to what it needs itself, which must come before all others)
     from google.protobuf.message import DecodeError
+    from mindspore.train import mind_ir_pb2
 
     model = mind_ir_pb2.ModelProto()
     try:
@@ -354,11 +355,9 @@ class _Translation:
 
     def resize(self, inputs: list, attributes: dict) -> _Tensor:
         source, size, align_corners, half_pixel_centers = inputs
-        for axis, length in zip((2, 3), size, strict=True):
-            known = source.shape[axis]
-            wanted = 2 * known if known > 0 else _Length(source.name, axis, 2)
-            if length != wanted:
-                self._refuse("a resize that doubles height and width", f"{source.shape[2:]} -> {size}")
+        sides = enumerate(source.shape[2:], start=2)
+        if tuple(size) != tuple(2 * side if side > 0 else _Length(source.name, axis, 2) for axis, side in sides):
+            self._refuse("a resize that doubles height and width", f"{source.shape[2:]} -> {size}")
         modes = {
             (True, False): "align_corners",
             (False, True): "half_pixel",
@@ -433,7 +432,7 @@ _OPERATORS = {
 
 
 def _save(ops: list[_Op], image: _Tensor, output: _Tensor, metadata: Mapping[str, str], target: Path) -> None:
-    import mindspore  # noqa: F401 (switches protobuf to what it needs itself, which must come before onnx)
+    import mindspore  # noqa: F401 (before onnx, see read_mindir)
     import onnx
 
     def renamed(name: str) -> str:
