@@ -19,9 +19,10 @@ from torch_midas import TorchMidas, lively
 import midas_export
 from src.common.device import Device
 from src.common.errors import DataError, ExportError, UsageError
+from src.common.names import NETWORK_OPS
 from src.config import load_config
 from src.export import mindir as mindir_files
-from src.export.check import compare, difference, random_image
+from src.export.check import Trial, difference, random_image
 from src.export.mindir import METADATA, converter_command, converter_settings, load_mindir, write_mindir
 from src.export.onnx_graph import OPSET, read_mindir, user_info, write_onnx
 from src.midas_net import MidasNet
@@ -45,21 +46,35 @@ def official(twin, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", params=["midas", "modelzoo"])
-def lively_net(request, official):
-    net = MidasNet(**TINY, network_ops=request.param)
-    load_into(net, read_weights(official))
-    net.set_inputs(ms.Tensor(shape=[None, 3, None, None], dtype=ms.float32))
-    return net.set_train(False)
+@pytest.fixture(scope="module")
+def lively_nets(official):
+    """Both kinds of network, with these weights."""
+    nets = {}
+    for kind in NETWORK_OPS:
+        nets[kind] = net = MidasNet(**TINY, network_ops=kind)
+        load_into(net, read_weights(official))
+        net.set_inputs(ms.Tensor(shape=[None, 3, None, None], dtype=ms.float32))
+        net.set_train(False)
+    return nets
+
+
+@pytest.fixture(scope="module", params=NETWORK_OPS)
+def each_net(request, lively_nets):
+    return lively_nets[request.param]
+
+
+@pytest.fixture
+def lively_net(lively_nets):
+    return lively_nets["midas"]
 
 
 @pytest.fixture(scope="module", params=[SIZE, None], ids=["static", "dynamic"])
-def exported(request, lively_net, tmp_path_factory):
+def exported(request, each_net, tmp_path_factory):
     """The network, its fixed size, and its MINDIR in a folder whose name MindSpore would refuse."""
     folder = tmp_path_factory.mktemp("exported") / "größe 图"
-    write_mindir(lively_net, folder / "net 1.mindir", request.param, NOTE)
+    write_mindir(each_net, folder / "net 1.mindir", request.param, NOTE)
     assert [path.name for path in folder.iterdir()] == ["net 1.mindir"]
-    return lively_net, request.param, folder / "net 1.mindir"
+    return each_net, request.param, folder / "net 1.mindir"
 
 
 def image(batch, size):
@@ -316,16 +331,18 @@ def test_difference_is_relative_to_the_largest_number():
 
 def test_a_model_that_differs_at_one_size_is_refused():
     images = [random_image(size, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)) for size in (SIZE, OTHER_SIZE)]
-    expected = [array[:, 0] for array in images]
-    assert compare("net.onnx", lambda array: array[:, 0], images, expected) == 0
+    trial = Trial(images, [array[:, 0] for array in images])
+    text = trial.compare("net.onnx", lambda array: array[:, 0], "here")
+    assert text == "differs from the network by 0.0e+00 of the largest output (here, 64x96 and 96x32)"
 
     def scaled(array):
         return array[:, 0] * (1.001 if array.shape[2:] == OTHER_SIZE else 1)
 
-    with pytest.raises(ExportError, match=r"net.onnx: expected what .* a difference of 1.0e-03 at 96x32"):
-        compare("net.onnx", scaled, images, expected)
+    with pytest.raises(ExportError, match=r"net.onnx: expected what .* a difference of 1.0e-03 at 96x32; do that"):
+        trial.compare("net.onnx", scaled, "here", "; do that")
+    assert trial.first.compare("net.onnx", scaled, "here").endswith("(here, 64x96)")
     with pytest.raises(ExportError, match=r"net.onnx: differs from the network at 64x96: expected the shape"):
-        compare("net.onnx", lambda array: array, images, expected)
+        trial.compare("net.onnx", lambda array: array, "here")
 
 
 def test_random_image_is_a_normalised_image():
@@ -426,6 +443,13 @@ def test_what_is_complete_stays(export, tmp_path):
     assert (note["height"], note["width"], note["checkpoint"]) == (64, 96, "")
 
 
+def test_a_network_without_output_is_told(tmp_path, capsys):
+    net = MidasNet(**TINY)
+    net.output_layer.bias.set_data(ms.Tensor([-1e6], ms.float32))
+    midas_export.try_network(net, settings(tmp_path), [(32, 32)])
+    assert capsys.readouterr().err.startswith("warning: the network predicts 0 for all of a random image")
+
+
 def test_a_network_for_several_files_is_refused(lively_net, tmp_path, monkeypatch):
     monkeypatch.setattr(mindir_files, "_MOST_BYTES", 10**6)
     with pytest.raises(ExportError, match=r"net.mindir: expected a network of less than 1 GB"):
@@ -504,7 +528,7 @@ def test_missing_packages_are_named(missing, named, tmp_path, monkeypatch):
 def test_air_off_ascend_is_refused_before_any_work(device, tmp_path, monkeypatch):
     words = ["--file_format", "MINDIR,air", "--device_target", device, "--export_path", str(tmp_path / "new")]
     monkeypatch.setattr(sys, "argv", ["midas_export.py", *words, "--model_weights", str(tmp_path / "missing.ckpt")])
-    monkeypatch.setattr(midas_export, "setup_device", lambda *_: Device("CPU"))
+    monkeypatch.setattr(midas_export, "setup_device", lambda *_: Device("CPU", 0))
     message = refusal(midas_export.main)
     assert message.startswith("file_format AIR: expected an Ascend device, which alone can write it, found CPU; ")
     assert os.listdir(tmp_path) == []

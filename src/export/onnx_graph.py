@@ -98,8 +98,9 @@ def write_onnx(mindir: PathLike, target: PathLike, metadata: Optional[Mapping[st
     metadata = user_info(model) if metadata is None else metadata
     translation = _Translation(model, str(mindir))
     output = translation.translate()
-    del model
-    _save(translation.ops, translation.input, output, metadata, Path(target))
+    image, ops = translation.input, translation.ops
+    del model, translation  # the weights of the MINDIR
+    _save(ops, image, output, metadata, Path(target))
 
 
 def read_mindir(path: PathLike) -> Any:
