@@ -21,6 +21,7 @@ from src.common import names
 from src.common.atomic import atomic_path, remove_leftovers, write_text
 from src.common.device import setup_device
 from src.common.errors import UsageError, one_line, run_script
+from src.common.stop import stop_between_items
 from src.config import NETWORK_KEYS, NORMALISATION_KEYS, Config, load_config, settle
 from src.export.check import Trial, load_onnx, random_image
 from src.export.mindir import METADATA, converter_command, converter_settings, load_mindir, write_air, write_mindir
@@ -149,34 +150,51 @@ def export(net: "MidasNet", config: Config, targets: dict[str, Path], checkpoint
 
     Raises:
         ExportError: A file differs from the network, or cannot be made of it. Those before it are complete.
+        StopRequest: There was a signal before the last file. Those so far are complete.
     """
     height, width = config.export_size
     fixed = None if config.export_shapes == "dynamic" else config.export_size
-    other = (max(32, height // 64 * 32), width + 32)
-    trial = try_network(net, config, [(height, width)] if fixed and "ONNX" not in targets else [(height, width), other])
     shape = f"input 1x3x{height}x{width}" if fixed else "input 1x3xHxW"
-    if "AIR" in targets:
-        start = time.perf_counter()
-        with atomic_path(targets["AIR"]) as temporary:
-            write_air(net, temporary, fixed)
-        report(targets["AIR"], f"AIR, {shape}", start, "not checked: MindSpore reads no AIR")
-    if "MINDIR" in targets:
-        start = time.perf_counter()
-        with atomic_path(targets["MINDIR"]) as temporary:
-            write_mindir(net, temporary, fixed, metadata_of(config, checkpoint, fixed))
-            found = (trial.first if fixed else trial).compare(
-                targets["MINDIR"], load_mindir(temporary), f"MindSpore, {device}"
-            )
-        report(targets["MINDIR"], f"MINDIR, {shape}", start, found)
-        write_converter_settings(targets, config)
-    if "ONNX" in targets:
-        start = time.perf_counter()
-        with mindir_of(net, targets, config) as mindir, atomic_path(targets["ONNX"]) as temporary:
-            write_onnx(mindir, temporary, {METADATA: metadata_of(config, checkpoint, None)})
-            run, where = load_onnx(temporary)
-            advice = "" if device == "CPU" else "; with --device_target CPU the network itself computes in float32"
-            found = trial.compare(targets["ONNX"], run, f"{where}, CPU", advice)
-        report(targets["ONNX"], f"ONNX, opset {OPSET}, IR version {IR_VERSION}, input Nx3xHxW", start, found)
+    other = (max(32, height // 64 * 32), width + 32)
+    sizes = [(height, width)] if fixed and "ONNX" not in targets else [(height, width), other]
+    done: list[str] = []
+
+    def report(name: str, what: str, found: str) -> None:
+        path, seconds = targets[name], time.perf_counter() - start
+        print(one_line(f"{path}: {name}, {what}, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s; {found}"))
+        done.append(str(path))
+
+    # MindSpore answers a signal in the middle of its work with pages of its own.
+    with stop_between_items("asked to stop: the export ends after this file") as requests:
+
+        def check_requests() -> None:
+            requests.check(f"{' and '.join(done) or 'no file'} written so far")
+
+        trial = try_network(net, config, sizes)
+        if "AIR" in targets:
+            check_requests()
+            start = time.perf_counter()
+            with atomic_path(targets["AIR"]) as temporary:
+                write_air(net, temporary, fixed)
+            report("AIR", shape, "not checked: MindSpore reads no AIR")
+        if "MINDIR" in targets:
+            check_requests()
+            start = time.perf_counter()
+            with atomic_path(targets["MINDIR"]) as temporary:
+                write_mindir(net, temporary, fixed, metadata_of(config, checkpoint, fixed))
+                run = load_mindir(temporary)
+                found = (trial.first if fixed else trial).compare(targets["MINDIR"], run, f"MindSpore, {device}")
+            report("MINDIR", shape, found)
+            write_converter_settings(targets, config)
+        if "ONNX" in targets:
+            check_requests()
+            start = time.perf_counter()
+            with mindir_of(net, targets, config) as mindir, atomic_path(targets["ONNX"]) as temporary:
+                write_onnx(mindir, temporary, {METADATA: metadata_of(config, checkpoint, None)})
+                run, where = load_onnx(temporary)
+                advice = "" if device == "CPU" else "; with --device_target CPU the network itself computes in float32"
+                found = trial.compare(targets["ONNX"], run, f"{where}, CPU", advice)
+            report("ONNX", f"opset {OPSET}, IR version {IR_VERSION}, input Nx3xHxW", found)
 
 
 @contextmanager
@@ -191,12 +209,6 @@ def mindir_of(net: "MidasNet", targets: dict[str, Path], config: Config) -> Iter
         yield path
     finally:
         path.unlink(missing_ok=True)
-
-
-def report(path: Path, what: str, start: float, found: str) -> None:
-    """Prints the line of a file."""
-    seconds = time.perf_counter() - start
-    print(one_line(f"{path}: {what}, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s; {found}"))
 
 
 def write_converter_settings(targets: dict[str, Path], config: Config) -> None:

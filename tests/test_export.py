@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ import midas_export
 from src.common.device import Device
 from src.common.errors import DataError, ExportError, UsageError
 from src.common.names import NETWORK_OPS
+from src.common.stop import StopRequest
 from src.config import load_config
 from src.export import mindir as mindir_files
 from src.export.check import Trial, difference, random_image
@@ -441,6 +443,24 @@ def test_what_is_complete_stays(export, tmp_path):
     assert os.listdir(tmp_path) == ["random_64x96.mindir"]
     note = json.loads(user_info(read_mindir(tmp_path / "random_64x96.mindir"))[METADATA])
     assert (note["height"], note["width"], note["checkpoint"]) == (64, 96, "")
+
+
+def test_a_signal_ends_the_export_between_files(export, tmp_path, monkeypatch, capsys):
+    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    load = midas_export.load_mindir
+
+    def load_and_signal(path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load(path)
+
+    monkeypatch.setattr(midas_export, "load_mindir", load_and_signal)
+    try:
+        with pytest.raises(StopRequest, match=r"random_64x96.mindir written so far"):
+            export(settings(tmp_path, "--file_format", "ONNX,MINDIR"))
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+    assert os.listdir(tmp_path) == ["random_64x96.mindir"]
 
 
 def test_a_network_without_output_is_told(tmp_path, capsys):
