@@ -150,14 +150,19 @@ class Others(nn.Cell):
         self.border = ops.Pad(((0, 0), (0, 0), (1, 0), (2, 1)))
         self.pool = nn.MaxPool2d(3, 2, "valid")
         self.relu = nn.ReLU()
-        self.last = nn.Conv2d(8, 4, 1, pad_mode="valid")
+        self.last = nn.Conv2d(8, 4, 1, pad_mode="valid", has_bias=True)
+        self.bias_add = ops.BiasAdd()
+        self.second_bias = ms.Parameter(ms.Tensor(np.zeros(4, np.float32)), name="second_bias")
+        self.wide = ops.Pad(((0, 0), (0, 0), (3, 3), (3, 3)))
 
     def construct(self, x):
         x = self.norm(self.uneven(x))
         x = self.pool(self.border(x))  # of negative numbers, too: zeros at the border count
         x = x + self.dilated(x)
         x = self.border(self.relu(self.same(x)))
-        return self.last(x + self.relu(x))
+        x = self.bias_add(self.last(x + self.relu(x)), self.second_bias)
+        x = self.pool(self.border(self.relu(x)))
+        return self.pool(self.wide(self.relu(x)))  # wider than the window
 
 
 def export_cell(cell, path, shape=(1, 3, 40, 56)):
@@ -176,11 +181,11 @@ def test_operators_in_other_forms(tmp_path):
     write_onnx(export_cell(cell, tmp_path / "others.mindir"), tmp_path / "others.onnx")
     array = generator.normal(size=(1, 3, 40, 56)).astype(np.float32)
     expected = cell(ms.Tensor(array)).asnumpy()
-    assert expected.shape[2:] == (6, 17)
+    assert expected.shape[2:] == (4, 7)
     assert difference(with_onnxruntime(tmp_path / "others.onnx")(array), expected) < 1e-5
     assert difference(with_openvino(tmp_path / "others.onnx")(array), expected) < 1e-5
     model = onnx.load(tmp_path / "others.onnx")
-    assert sum(node.op_type == "Pad" for node in model.graph.node) == 2
+    assert sum(node.op_type == "Pad" for node in model.graph.node) == 3
     output = onnx.helper.printable_value_info(model.graph.output[0])
     assert output == "%inverse_depth[FLOAT, batchx4xoutput_heightxoutput_width]"
 

@@ -18,12 +18,12 @@ import numpy as np
 
 from src.common.atomic import atomic_path
 from src.common.errors import DataError, ExportError
+from src.export.mindir import INPUT, OUTPUT
 
 PathLike = Union[str, Path]
 
 OPSET = 11  # the oldest whose Resize has the coordinate modes, for the sake of old readers
 IR_VERSION = 6  # that of ONNX 1.6, which came with opset 11
-INPUT, OUTPUT = "image", "inverse_depth"
 
 _FLOAT32 = 1  # in both formats
 
@@ -342,13 +342,13 @@ class _Translation:
             self._refuse("a max-pool in NCHW", attributes["format"])
         kernel, strides = attributes["kernel_size"][-2:], attributes["strides"][-2:]
         mode, pad = attributes["pad_mode"], (0, 0, 0, 0)
-        if mode.lower() == "valid" and self._takes_alone(source, "Pad") and source.op is self.ops[-1]:
+        if mode.lower() == "valid" and self._takes_alone(source, "Pad"):
             (pads,) = source.op.arrays.values()
             before = source.op.source
             # Among numbers >= 0, a border of zeros changes no maximum, and the pool's own padding does not, either.
             # Beyond its window, ONNX allows no padding.
             if before.op and before.op.kind == "Relu" and all(pads[[2, 6, 3, 7]] < np.repeat(kernel, 2)):
-                self.ops.pop()
+                self.ops = [op for op in self.ops if op is not source.op]
                 source, mode, pad = before, "pad", tuple(map(int, pads[[2, 6, 3, 7]]))
         padding, scale = self._window(source, mode, pad, kernel, strides)
         # No "dilations", not even (1, 1): the converter of MindSpore Lite 2.0 refuses it.
