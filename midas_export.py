@@ -23,10 +23,12 @@ from src.common.device import setup_device
 from src.common.errors import UsageError, one_line, run_script
 from src.common.stop import stop_between_items
 from src.config import NETWORK_KEYS, NORMALISATION_KEYS, Config, load_config, settle
-from src.export.check import Trial, load_onnx, random_image
-from src.export.mindir import METADATA, converter_command, converter_settings, load_mindir, write_air, write_mindir
+from src.export.check import Run, Trial, random_image
+from src.export.mindir import converter_command, converter_settings, write_air, write_mindir
 from src.export.onnx_graph import IR_VERSION, OPSET, write_onnx
+from src.inference.mindspore import MindSporePredictor, load_mindir
 from src.weights.checkpoint import build_network, open_weights
+from src.weights.graphs import ABOUT
 from src.weights.locate import GET_NETWORK, find_checkpoint
 
 if TYPE_CHECKING:
@@ -132,7 +134,7 @@ def try_network(net: "MidasNet", config: Config, sizes: Sequence[tuple[int, int]
     net.set_train(False)
     if len(sizes) > 1:
         net.set_inputs(ms.Tensor(shape=[1, 3, None, None], dtype=ms.float32))
-    trial = Trial(images, [net(ms.Tensor(image)).asnumpy() for image in images])
+    trial = Trial(images, [net(ms.Tensor(image)).asnumpy()[0] for image in images])
     if not all(map(np.any, trial.expected)):
         print("warning: the network predicts 0 for all of a random image; a comparison says little", file=sys.stderr)
     return trial
@@ -182,19 +184,38 @@ def export(net: "MidasNet", config: Config, targets: dict[str, Path], checkpoint
             start = time.perf_counter()
             with atomic_path(targets["MINDIR"]) as temporary:
                 write_mindir(net, temporary, fixed, metadata_of(config, checkpoint, fixed))
-                run = load_mindir(temporary)
-                found = (trial.first if fixed else trial).compare(targets["MINDIR"], run, f"MindSpore, {device}")
+                run, where = load_back(temporary, "MINDIR", device)
+                found = (trial.first if fixed else trial).compare(targets["MINDIR"], run, where)
             report("MINDIR", shape, found)
             write_converter_settings(targets, config)
         if "ONNX" in targets:
             check_requests()
             start = time.perf_counter()
             with mindir_of(net, targets, config) as mindir, atomic_path(targets["ONNX"]) as temporary:
-                write_onnx(mindir, temporary, {METADATA: metadata_of(config, checkpoint, None)})
-                run, where = load_onnx(temporary)
+                write_onnx(mindir, temporary, {ABOUT: metadata_of(config, checkpoint, None)})
+                run, where = load_back(temporary, "ONNX", device)
                 advice = "" if device == "CPU" else "; with --device_target CPU the network itself computes in float32"
-                found = trial.compare(targets["ONNX"], run, f"{where}, CPU", advice)
+                found = trial.compare(targets["ONNX"], run, where, advice)
             report("ONNX", f"opset {OPSET}, IR version {IR_VERSION}, input Nx3xHxW", found)
+
+
+def load_back(path: Path, name: str, device: str) -> tuple[Run, str]:
+    """Loads an exported file: what runs it, and what that is called.
+
+    Args:
+        path: The file.
+        name: Its format; ONNX runs in ONNX Runtime, or in OpenVINO where that alone is installed.
+        device: Of MindSpore.
+    """
+    if name == "MINDIR":
+        return MindSporePredictor(load_mindir(path), shapes="static").infer, f"MindSpore, {device}"
+    if find_spec("onnxruntime"):
+        from src.inference.onnxruntime import OnnxRuntimePredictor
+
+        return OnnxRuntimePredictor(path).infer, "ONNX Runtime, CPU"
+    from src.inference.openvino import OpenVinoPredictor
+
+    return OpenVinoPredictor(path).infer, "OpenVINO, CPU"
 
 
 @contextmanager

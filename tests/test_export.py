@@ -25,10 +25,12 @@ from src.common.stop import StopRequest
 from src.config import load_config
 from src.export import mindir as mindir_files
 from src.export.check import Trial, difference, random_image
-from src.export.mindir import METADATA, converter_command, converter_settings, load_mindir, write_mindir
+from src.export.mindir import converter_command, converter_settings, write_mindir
 from src.export.onnx_graph import OPSET, read_mindir, user_info, write_onnx
+from src.inference.mindspore import load_mindir
 from src.midas_net import MidasNet
 from src.weights.checkpoint import load_into, read_weights
+from src.weights.graphs import ABOUT
 
 NOTE = json.dumps({"checkpoint": "tiny.pt"})
 SIZE, OTHER_SIZE = (64, 96), (96, 32)
@@ -83,6 +85,11 @@ def image(batch, size):
     return np.random.default_rng(size[0]).normal(size=(batch, 3, *size)).astype(np.float32)
 
 
+def with_mindspore(path):
+    net = load_mindir(path)
+    return lambda array: net(ms.Tensor(array)).asnumpy()
+
+
 def with_onnxruntime(path):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda array: session.run(["inverse_depth"], {"image": array})[0]
@@ -95,13 +102,13 @@ def with_openvino(path):
 
 def test_mindir(exported):
     net, fixed, path = exported
-    run = load_mindir(path)
+    run = with_mindspore(path)
     for size in [SIZE] if fixed else [SIZE, OTHER_SIZE]:
         expected = net(ms.Tensor(image(1, size))).asnumpy()
         assert np.ptp(expected) > 0.1 * expected.max()  # so that the comparison means something
         assert difference(run(image(1, size)), expected) < 1e-6
     model = read_mindir(path)
-    assert user_info(model) == {METADATA: NOTE}
+    assert user_info(model) == {ABOUT: NOTE}
     assert (model.graph.input[0].name, model.graph.output[0].name) == ("image", "inverse_depth")
     assert list(model.graph.input[0].tensor[0].dims) == [1, 3, *(fixed or (-1, -1))]
     other = path.with_name("other")
@@ -123,7 +130,7 @@ def test_onnx(exported, twin, tmp_path):
         for run in runs:
             assert difference(run(image(batch, size)), expected) < 1e-5
     model = onnx.load(target)
-    assert {item.key: item.value for item in model.metadata_props} == {METADATA: NOTE}
+    assert {item.key: item.value for item in model.metadata_props} == {ABOUT: NOTE}
     assert [(item.domain, item.version) for item in model.opset_import] == [("", OPSET)]
     described = [onnx.helper.printable_value_info(value) for value in (*model.graph.input, *model.graph.output)]
     assert described == ["%image[FLOAT, batchx3xheightxwidth]", "%inverse_depth[FLOAT, batchxheightxwidth]"]
@@ -392,9 +399,9 @@ def test_script(repo, official, twin, tmp_path):
     with torch.no_grad():
         expected = twin(torch.from_numpy(image(1, OTHER_SIZE))).numpy()
     assert difference(with_onnxruntime(out / "größe.onnx")(image(1, OTHER_SIZE)), expected) < 1e-5
-    assert difference(load_mindir(out / "größe.mindir")(image(1, OTHER_SIZE)), expected) < 1e-5
-    note = {item.key: item.value for item in onnx.load(out / "größe.onnx").metadata_props}[METADATA]
-    assert note == user_info(read_mindir(out / "größe.mindir"))[METADATA]
+    assert difference(with_mindspore(out / "größe.mindir")(image(1, OTHER_SIZE)), expected) < 1e-5
+    note = {item.key: item.value for item in onnx.load(out / "größe.onnx").metadata_props}[ABOUT]
+    assert note == user_info(read_mindir(out / "größe.mindir"))[ABOUT]
     assert json.loads(note) == {
         **TINY,
         "network_ops": "midas",
@@ -411,26 +418,26 @@ def export(lively_net, monkeypatch):
     """Exports a network as the script does; ``differs`` names formats that are to read back different."""
 
     def run(config, differs=()):
-        for name, function in (("MINDIR", "load_mindir"), ("ONNX", "load_onnx")):
-            if name in differs:
-                monkeypatch.setattr(midas_export, function, LOAD_DIFFERENT[name])
+        load = midas_export.load_back
+        monkeypatch.setattr(
+            midas_export,
+            "load_back",
+            lambda path, name, device: (double, "a test") if name in differs else load(path, name, device),
+        )
         midas_export.export(lively_net, config, midas_export.targets_of(config, None), None, "CPU")
 
     return run
 
 
 def double(array):
-    return array[:, 0] * 2
-
-
-LOAD_DIFFERENT = {"MINDIR": lambda path: double, "ONNX": lambda path: (double, "a test")}
+    return array[0, 0] * 2
 
 
 def test_onnx_alone_leaves_no_mindir(export, tmp_path, capsys):
     export(settings(tmp_path, "--file_format", "ONNX"))
     assert os.listdir(tmp_path) == ["random_dynamic.onnx"]
     assert "(ONNX Runtime, CPU, 64x96 and 32x128)" in capsys.readouterr().out
-    note = {item.key: item.value for item in onnx.load(tmp_path / "random_dynamic.onnx").metadata_props}[METADATA]
+    note = {item.key: item.value for item in onnx.load(tmp_path / "random_dynamic.onnx").metadata_props}[ABOUT]
     assert json.loads(note)["height"] is None
 
 
@@ -446,19 +453,19 @@ def test_what_is_complete_stays(export, tmp_path):
     with pytest.raises(ExportError, match=r"random_dynamic.onnx: expected what the network computes"):
         export(config, differs=["ONNX"])
     assert os.listdir(tmp_path) == ["random_64x96.mindir"]
-    note = json.loads(user_info(read_mindir(tmp_path / "random_64x96.mindir"))[METADATA])
+    note = json.loads(user_info(read_mindir(tmp_path / "random_64x96.mindir"))[ABOUT])
     assert (note["height"], note["width"], note["checkpoint"]) == (64, 96, "")
 
 
 def test_a_signal_ends_the_export_between_files(export, tmp_path, monkeypatch, capsys):
     heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    load = midas_export.load_mindir
+    write = midas_export.write_mindir
 
-    def load_and_signal(path):
+    def write_and_signal(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        return load(path)
+        write(*arguments)
 
-    monkeypatch.setattr(midas_export, "load_mindir", load_and_signal)
+    monkeypatch.setattr(midas_export, "write_mindir", write_and_signal)
     try:
         with pytest.raises(StopRequest, match=r"random_64x96.mindir written so far"):
             export(settings(tmp_path, "--file_format", "ONNX,MINDIR"))

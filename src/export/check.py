@@ -1,7 +1,6 @@
 """Whether an exported model computes what the network computes."""
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Union
 
@@ -11,7 +10,7 @@ import numpy as np
 from src.common.errors import ExportError
 
 PathLike = Union[str, Path]
-Run = Callable[[np.ndarray], np.ndarray]  # (1, 3, H, W) float32 -> (1, H, W)
+Run = Callable[[np.ndarray], np.ndarray]  # (1, 3, H, W) float32 -> (H, W)
 LARGEST_DIFFERENCE = 1e-4
 
 
@@ -46,7 +45,7 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 class Trial(NamedTuple):
-    """Images, (1, 3, H, W), and what the network makes of each, (1, H, W)."""
+    """Images, (1, 3, H, W), and what the network makes of each, (H, W)."""
 
     images: Sequence[np.ndarray]
     expected: Sequence[np.ndarray]
@@ -85,20 +84,3 @@ class Trial(NamedTuple):
                 )
             largest = max(largest, found)
         return f"differs from the network by {largest:.1e} of the largest output ({where}, {' and '.join(sizes)})"
-
-
-def load_onnx(path: PathLike) -> tuple[Run, str]:
-    """Loads an ONNX file into ONNX Runtime, or into OpenVINO where that alone is installed, on the CPU in float32.
-
-    Returns:
-        What runs it, and what that is called.
-    """
-    if find_spec("onnxruntime"):
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return lambda image: session.run(None, {session.get_inputs()[0].name: image})[0], "ONNX Runtime"
-    import openvino
-
-    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda image: compiled(image)[0], "OpenVINO"

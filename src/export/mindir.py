@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 import numpy as np
 
 from src.common.errors import ExportError
+from src.weights.graphs import ABOUT
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -18,7 +19,6 @@ PathLike = Union[str, Path]
 Size = tuple[int, int]  # height and width in pixels
 
 INPUT, OUTPUT = "image", "inverse_depth"
-METADATA = "midas_export"
 _MOST_BYTES = 2**30  # MindSpore writes larger networks as a folder of several files
 
 
@@ -46,9 +46,9 @@ def write_mindir(net: "nn.Cell", path: PathLike, size: Optional[Size], metadata:
         _rename(model.graph)
         entries = model.user_info  # a list or a mapping, which the version of protobuf decides
         if hasattr(entries, "add"):
-            entries.add(key=METADATA, value=metadata)
+            entries.add(key=ABOUT, value=metadata)
         else:
-            entries[METADATA] = metadata
+            entries[ABOUT] = metadata
 
     _export(net, Path(path), size, "MINDIR", custom_func=complete)
 
@@ -105,21 +105,6 @@ def _rename(graph: Any) -> None:
             for index, name in enumerate(values):
                 if name in names:
                     values[index] = names[name]
-
-
-def load_mindir(path: PathLike) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads a MINDIR file.
-
-    Args:
-        path: Of ``write_mindir``.
-
-    Returns:
-        A function: (1, 3, H, W) float32 -> (1, H, W).
-    """
-    import mindspore as ms
-
-    cell = ms.nn.GraphCell(ms.load(str(path)))
-    return lambda image: cell(ms.Tensor(image)).asnumpy()
 
 
 def converter_settings(sizes: Iterable[Size]) -> str:
