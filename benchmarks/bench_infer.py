@@ -78,7 +78,7 @@ def runner_seconds(runner, model, size):
         subprocess.run([runner, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
         text = (Path(folder) / "time_Result" / "test_perform_static.txt").read_text()
     print(text.strip())
-    return float(re.search(r"inference.*?([0-9.]+) ms", text)[1]) / 1000
+    return float(re.search(r"average inference time.*?: ([0-9.]+) ms", text)[1]) / 1000
 
 
 def main():

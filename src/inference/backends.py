@@ -174,7 +174,7 @@ def load_predictor(
     if isinstance(model, Graph):
         return MindSporePredictor(load_mindir(model.path), **settings)
     enable_compile_cache(
-        backend.use_cache, ("predict", backend.device_target, network), shapes_vary=settings["shapes"] == "static"
+        backend.use_cache, ("predict", backend.device_target, network), shapes_vary=settings.get("shapes") == "static"
     )
     net, said = build_network(model, network, key)
     print(*said, sep="\n")
