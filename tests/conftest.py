@@ -96,6 +96,7 @@ SLOW = (
     "evaluator",
     "run_script",
     "eval_script",
+    "runner",
     "scripts",
     "train_script",
     "learning",

@@ -100,9 +100,8 @@ std::shared_ptr<mindspore::Context> MakeContext(Device device, std::uint32_t dev
 DepthModel::DepthModel(const std::filesystem::path &path, Device device, std::uint32_t device_id) {
   const MindirFacts facts = InspectMindir(path);
   model_ = std::make_unique<mindspore::Model>();
-  const auto failure = Try([&] {
-    return model_->Build(path.string(), mindspore::kMindIR, MakeContext(device, device_id));
-  });
+  const auto failure =
+      Try([&] { return model_->Build(path.string(), mindspore::kMindIR, MakeContext(device, device_id)); });
   if (failure) {
     const std::string release = facts.release.empty() ? "" : " (MindSpore " + facts.release + ")";
     const std::string file = path.string() + ": expected a network that this MindSpore Lite can load on " +
@@ -127,7 +126,8 @@ DepthModel::~DepthModel() = default;
 void DepthModel::CheckInput(const std::filesystem::path &path) {
   const std::vector<MSTensor> inputs = model_->GetInputs();
   const auto fail = [&](const std::string &found) {
-    throw RunError(path.string() + ": expected a network with one input, float32 (1, 3, H, W) of fixed size, found " + found);
+    throw RunError(path.string() + ": expected a network with one input, float32 (1, 3, H, W) of fixed size, found " +
+                   found);
   };
   if (inputs.size() != 1) fail(std::to_string(inputs.size()) + " inputs");
   const std::vector<std::int64_t> shape = inputs[0].Shape();
