@@ -131,8 +131,9 @@ Options ParseOptions(const std::vector<std::string> &arguments) {
   if (options.help) return options;
   for (const char *key : {"midas_file", "image_path", "dataset_name", "result_path"}) {
     const bool is_needed = !options.only_list || std::string_view(key) != "midas_file";
-    if (is_needed && values[key].empty())
+    if (is_needed && values[key].empty()) {
       throw midas::UsageError(std::string("--") + key + ": expected a value, found none");
+    }
   }
   options.model = values["midas_file"];
   options.images = values["image_path"];

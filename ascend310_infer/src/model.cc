@@ -28,7 +28,7 @@ using AscendInfo = mindspore::Ascend310DeviceInfo;  // of older releases
 using AscendInfo = mindspore::AscendDeviceInfo;
 #endif
 
-// The message of a line of MindSpore's log: "[ERROR] ME(..):time [file:line] Function] message".
+// The message of an error in MindSpore's log: "[ERROR] ME(..):time [file:line] Function] message".
 std::string MessageOf(std::string line) {
   for (int count = 0; count < 3; ++count) {
     const std::size_t end = line.find("] ");
@@ -39,13 +39,12 @@ std::string MessageOf(std::string line) {
 
 // The line of MindSpore's log that tells most of a failure, which its Status seldom does; "" where there is none.
 std::string ReasonIn(const std::string &log) {
-  for (const std::string mark : {"Catch exception: ", "dlopen ", "[ERROR] "}) {
-    for (std::size_t start = 0, end = 0; start < log.size(); start = end + 1) {
-      end = std::min(log.find('\n', start), log.size());
-      const std::string line = log.substr(start, end - start);
-      const std::size_t at = line.find(mark);
-      if (line.front() == '[' && at != std::string::npos) return at == 0 ? MessageOf(line) : line.substr(at);
-    }
+  const std::string exception = "Catch exception: ";
+  for (const std::string &mark : {exception, std::string("dlopen "), std::string("[ERROR] ")}) {
+    const std::size_t at = log.find(mark);
+    if (at == std::string::npos) continue;
+    const std::string line = log.substr(at, log.find('\n', at) - at);
+    return mark == exception ? line.substr(exception.size()) : line.front() == '[' ? MessageOf(line) : line;
   }
   return "";
 }
@@ -110,8 +109,9 @@ DepthModel::DepthModel(const std::filesystem::path &path, Device device, std::ui
     if (failure->find("mind ir version") != std::string::npos) {
       throw RunError(file + "convert the network with the converter_lite of the same release, see docs/deploy.md");
     }
-    throw RunError(file + (device == Device::kCpu ? "a network converted for Ascend runs there only, see docs/deploy.md"
-                                                  : "is the environment of the Ascend toolkit set up (set_env.sh)?"));
+    throw RunError(file + (device == Device::kCpu
+                               ? "one that was converted for Ascend runs there only, see docs/deploy.md"
+                               : "is the environment of the Ascend toolkit set up (set_env.sh)?"));
   }
   CheckInput(path);
   try {
