@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <map>
@@ -72,10 +73,16 @@ struct Options {
   throw midas::UsageError("--" + flag + ": expected " + expected + ", found '" + found + "'");
 }
 
-template <typename Number>
-bool ParseNumber(std::string_view text, Number *number) {
+bool ParseNumber(const std::string &text, std::uint32_t *number) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *number);
   return error == std::errc() && end == text.data() + text.size();
+}
+
+// from_chars does not know floating-point numbers before GCC 11.
+bool ParseNumber(const std::string &text, double *number) {
+  char *end = nullptr;
+  *number = std::strtod(text.c_str(), &end);
+  return !text.empty() && end == text.c_str() + text.size();
 }
 
 // Three numbers, separated by commas, perhaps in the brackets of a YAML list.
@@ -88,7 +95,7 @@ std::array<double, 3> ParseChannels(const std::string &flag, const std::string &
   std::array<double, 3> values{};
   for (std::size_t index = 0; index < 3; ++index) {
     const std::size_t comma = index < 2 ? rest.find(',') : rest.size();
-    const bool is_number = comma <= rest.size() && ParseNumber(rest.substr(0, comma), &values.at(index));
+    const bool is_number = comma <= rest.size() && ParseNumber(std::string(rest.substr(0, comma)), &values.at(index));
     if (!is_number || !(values.at(index) >= 0 && values.at(index) <= 1)) FailUsage(flag, kExpected, text);
     rest.remove_prefix(std::min(comma + 1, rest.size()));
   }
