@@ -7,8 +7,10 @@ it is not left under its name. docs/deploy.md says which file goes where.
 
 import json
 import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -19,8 +21,9 @@ from src.common import names
 from src.common.atomic import atomic_path, remove_leftovers, write_text
 from src.common.device import setup_device
 from src.common.errors import UsageError, one_line, run_script
+from src.common.stop import stop_between_items
 from src.config import NETWORK_KEYS, NORMALISATION_KEYS, Config, load_config, settle
-from src.export.check import compare, load_onnx, random_image
+from src.export.check import Trial, load_onnx, random_image
 from src.export.mindir import METADATA, converter_command, converter_settings, load_mindir, write_air, write_mindir
 from src.export.onnx_graph import IR_VERSION, OPSET, write_onnx
 from src.weights.checkpoint import build_network, open_weights
@@ -121,6 +124,20 @@ def metadata_of(config: Config, checkpoint: Optional[Path], size: Optional[tuple
     )
 
 
+def try_network(net: "MidasNet", config: Config, sizes: Sequence[tuple[int, int]]) -> Trial:
+    """Runs the network on a random image of each size."""
+    import mindspore as ms
+
+    images = [random_image(size, config.nm_img_mean, config.nm_img_std) for size in sizes]
+    net.set_train(False)
+    if len(sizes) > 1:
+        net.set_inputs(ms.Tensor(shape=[1, 3, None, None], dtype=ms.float32))
+    trial = Trial(images, [net(ms.Tensor(image)).asnumpy() for image in images])
+    if not all(map(np.any, trial.expected)):
+        print("warning: the network predicts 0 for all of a random image; a comparison says little", file=sys.stderr)
+    return trial
+
+
 def export(net: "MidasNet", config: Config, targets: dict[str, Path], checkpoint: Optional[Path], device: str) -> None:
     """Writes all files and prints a line for each.
 
@@ -133,64 +150,65 @@ def export(net: "MidasNet", config: Config, targets: dict[str, Path], checkpoint
 
     Raises:
         ExportError: A file differs from the network, or cannot be made of it. Those before it are complete.
+        StopRequest: There was a signal before the last file. Those so far are complete.
     """
     height, width = config.export_size
     fixed = None if config.export_shapes == "dynamic" else config.export_size
-    sizes = [config.export_size]
-    if fixed is None or "ONNX" in targets:
-        sizes.append((max(32, height // 64 * 32), width + 32))
-    images = [random_image(size, config.nm_img_mean, config.nm_img_std) for size in sizes]
-    expected = run_network(net, images)
-
-    def report(name: str, start: float, shape: str, found: str) -> None:
-        path, seconds = targets[name], time.perf_counter() - start
-        print(one_line(f"{path}: {name}, {shape}, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s; {found}"))
-
-    def differs(largest: float, count: int, where: str) -> str:
-        at = " and ".join(f"{side}x{other}" for side, other in sizes[:count])
-        return f"differs from the network by {largest:.1e} of the largest output ({where}, {at})"
-
     shape = f"input 1x3x{height}x{width}" if fixed else "input 1x3xHxW"
-    if "AIR" in targets:
-        start = time.perf_counter()
-        with atomic_path(targets["AIR"]) as temporary:
-            write_air(net, temporary, fixed)
-        report("AIR", start, shape, "not checked: MindSpore reads no AIR")
-    if not {"MINDIR", "ONNX"} & set(targets):
-        return
-    start = time.perf_counter()
-    folder = Path(config.export_path)
-    mindir = targets.get("MINDIR", folder / f".onnx.{os.getpid()}.tmp.mindir")
-    try:
-        with atomic_path(mindir) as temporary:
-            write_mindir(net, temporary, fixed, metadata_of(config, checkpoint, fixed))
-            if "MINDIR" in targets:
-                count = 1 if fixed else 2
-                largest = compare(mindir, load_mindir(temporary), images[:count], expected[:count])
-        if "MINDIR" in targets:
-            report("MINDIR", start, shape, differs(largest, count, f"MindSpore, {device}"))
-            write_converter_settings(targets, config)
+    other = (max(32, height // 64 * 32), width + 32)
+    sizes = [(height, width)] if fixed and "ONNX" not in targets else [(height, width), other]
+    done: list[str] = []
+
+    def report(name: str, what: str, found: str) -> None:
+        path, seconds = targets[name], time.perf_counter() - start
+        print(one_line(f"{path}: {name}, {what}, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s; {found}"))
+        done.append(str(path))
+
+    # MindSpore answers a signal in the middle of its work with pages of its own.
+    with stop_between_items("asked to stop: the export ends after this file") as requests:
+
+        def check_requests() -> None:
+            requests.check(f"{' and '.join(done) or 'no file'} written so far")
+
+        trial = try_network(net, config, sizes)
+        if "AIR" in targets:
+            check_requests()
             start = time.perf_counter()
+            with atomic_path(targets["AIR"]) as temporary:
+                write_air(net, temporary, fixed)
+            report("AIR", shape, "not checked: MindSpore reads no AIR")
+        if "MINDIR" in targets:
+            check_requests()
+            start = time.perf_counter()
+            with atomic_path(targets["MINDIR"]) as temporary:
+                write_mindir(net, temporary, fixed, metadata_of(config, checkpoint, fixed))
+                run = load_mindir(temporary)
+                found = (trial.first if fixed else trial).compare(targets["MINDIR"], run, f"MindSpore, {device}")
+            report("MINDIR", shape, found)
+            write_converter_settings(targets, config)
         if "ONNX" in targets:
-            with atomic_path(targets["ONNX"]) as temporary:
+            check_requests()
+            start = time.perf_counter()
+            with mindir_of(net, targets, config) as mindir, atomic_path(targets["ONNX"]) as temporary:
                 write_onnx(mindir, temporary, {METADATA: metadata_of(config, checkpoint, None)})
                 run, where = load_onnx(temporary)
-                largest = compare(targets["ONNX"], run, images, expected)
-            what = f"opset {OPSET}, IR version {IR_VERSION}, input Nx3xHxW"
-            report("ONNX", start, what, differs(largest, 2, f"{where}, CPU"))
+                advice = "" if device == "CPU" else "; with --device_target CPU the network itself computes in float32"
+                found = trial.compare(targets["ONNX"], run, f"{where}, CPU", advice)
+            report("ONNX", f"opset {OPSET}, IR version {IR_VERSION}, input Nx3xHxW", found)
+
+
+@contextmanager
+def mindir_of(net: "MidasNet", targets: dict[str, Path], config: Config) -> Iterator[Path]:
+    """Yields a MINDIR file to translate: the one that was asked for, or one that is deleted afterwards."""
+    if "MINDIR" in targets:
+        yield targets["MINDIR"]
+        return
+    path = Path(config.export_path) / f".onnx.{os.getpid()}.tmp.mindir"
+    try:
+        write_mindir(net, path, None, "")
+        yield path
     finally:
-        if "MINDIR" not in targets:
-            mindir.unlink(missing_ok=True)
-
-
-def run_network(net: "MidasNet", images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Returns what the network makes of each image."""
-    import mindspore as ms
-
-    net.set_train(False)
-    if len(images) > 1:
-        net.set_inputs(ms.Tensor(shape=[1, 3, None, None], dtype=ms.float32))
-    return [net(ms.Tensor(image)).asnumpy() for image in images]
+        path.unlink(missing_ok=True)
 
 
 def write_converter_settings(targets: dict[str, Path], config: Config) -> None:

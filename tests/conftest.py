@@ -92,6 +92,7 @@ def weights(net, tmp_path_factory):
 SLOW = (
     "mutated_weights",
     "midas_net",
+    "export",
     "trainer",
     "evaluator",
     "run_script",

@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import mindspore as ms
 import numpy as np
+import onnx
+import onnxruntime
+import openvino
 import pytest
 import torch
 from conftest import TINY, TINY_FLAGS
@@ -14,18 +18,17 @@ from mindspore import nn, ops
 from torch_midas import TorchMidas, lively
 
 import midas_export
+from src.common.device import Device
 from src.common.errors import DataError, ExportError, UsageError
+from src.common.names import NETWORK_OPS
+from src.common.stop import StopRequest
 from src.config import load_config
 from src.export import mindir as mindir_files
-from src.export.check import compare, difference, random_image
+from src.export.check import Trial, difference, random_image
 from src.export.mindir import METADATA, converter_command, converter_settings, load_mindir, write_mindir
 from src.export.onnx_graph import OPSET, read_mindir, user_info, write_onnx
 from src.midas_net import MidasNet
 from src.weights.checkpoint import load_into, read_weights
-
-import onnx  # isort: skip  (after mindspore, which makes protobuf what it needs)
-import onnxruntime  # isort: skip
-import openvino  # isort: skip
 
 NOTE = json.dumps({"checkpoint": "tiny.pt"})
 SIZE, OTHER_SIZE = (64, 96), (96, 32)
@@ -45,21 +48,35 @@ def official(twin, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", params=["midas", "modelzoo"])
-def lively_net(request, official):
-    net = MidasNet(**TINY, network_ops=request.param)
-    load_into(net, read_weights(official))
-    net.set_inputs(ms.Tensor(shape=[None, 3, None, None], dtype=ms.float32))
-    return net.set_train(False)
+@pytest.fixture(scope="module")
+def lively_nets(official):
+    """Both kinds of network, with these weights."""
+    nets = {}
+    for kind in NETWORK_OPS:
+        nets[kind] = net = MidasNet(**TINY, network_ops=kind)
+        load_into(net, read_weights(official))
+        net.set_inputs(ms.Tensor(shape=[None, 3, None, None], dtype=ms.float32))
+        net.set_train(False)
+    return nets
+
+
+@pytest.fixture(scope="module", params=NETWORK_OPS)
+def each_net(request, lively_nets):
+    return lively_nets[request.param]
+
+
+@pytest.fixture
+def lively_net(lively_nets):
+    return lively_nets["midas"]
 
 
 @pytest.fixture(scope="module", params=[SIZE, None], ids=["static", "dynamic"])
-def exported(request, lively_net, tmp_path_factory):
+def exported(request, each_net, tmp_path_factory):
     """The network, its fixed size, and its MINDIR in a folder whose name MindSpore would refuse."""
     folder = tmp_path_factory.mktemp("exported") / "größe 图"
-    write_mindir(lively_net, folder / "net 1.mindir", request.param, NOTE)
+    write_mindir(each_net, folder / "net 1.mindir", request.param, NOTE)
     assert [path.name for path in folder.iterdir()] == ["net 1.mindir"]
-    return lively_net, request.param, folder / "net 1.mindir"
+    return each_net, request.param, folder / "net 1.mindir"
 
 
 def image(batch, size):
@@ -133,14 +150,19 @@ class Others(nn.Cell):
         self.border = ops.Pad(((0, 0), (0, 0), (1, 0), (2, 1)))
         self.pool = nn.MaxPool2d(3, 2, "valid")
         self.relu = nn.ReLU()
-        self.last = nn.Conv2d(8, 4, 1, pad_mode="valid")
+        self.last = nn.Conv2d(8, 4, 1, pad_mode="valid", has_bias=True)
+        self.bias_add = ops.BiasAdd()
+        self.second_bias = ms.Parameter(ms.Tensor(np.zeros(4, np.float32)), name="second_bias")
+        self.wide = ops.Pad(((0, 0), (0, 0), (3, 3), (3, 3)))
 
     def construct(self, x):
         x = self.norm(self.uneven(x))
         x = self.pool(self.border(x))  # of negative numbers, too: zeros at the border count
         x = x + self.dilated(x)
         x = self.border(self.relu(self.same(x)))
-        return self.last(x + self.relu(x))
+        x = self.bias_add(self.last(x + self.relu(x)), self.second_bias)
+        x = self.pool(self.border(self.relu(x)))
+        return self.pool(self.wide(self.relu(x)))  # wider than the window
 
 
 def export_cell(cell, path, shape=(1, 3, 40, 56)):
@@ -159,11 +181,11 @@ def test_operators_in_other_forms(tmp_path):
     write_onnx(export_cell(cell, tmp_path / "others.mindir"), tmp_path / "others.onnx")
     array = generator.normal(size=(1, 3, 40, 56)).astype(np.float32)
     expected = cell(ms.Tensor(array)).asnumpy()
-    assert expected.shape[2:] == (6, 17)
+    assert expected.shape[2:] == (4, 7)
     assert difference(with_onnxruntime(tmp_path / "others.onnx")(array), expected) < 1e-5
     assert difference(with_openvino(tmp_path / "others.onnx")(array), expected) < 1e-5
     model = onnx.load(tmp_path / "others.onnx")
-    assert sum(node.op_type == "Pad" for node in model.graph.node) == 2
+    assert sum(node.op_type == "Pad" for node in model.graph.node) == 3
     output = onnx.helper.printable_value_info(model.graph.output[0])
     assert output == "%inverse_depth[FLOAT, batchx4xoutput_heightxoutput_width]"
 
@@ -297,3 +319,267 @@ def test_user_info_of_both_kinds_of_protobuf():
     assert user_info(Model()) == {"a": "b"}
     Model.user_info = {"c": "d"}
     assert user_info(Model()) == {"c": "d"}
+
+
+# ---- the comparison
+
+
+def test_difference_is_relative_to_the_largest_number():
+    expected = np.array([[0.0, 8.0]], np.float32)
+    assert difference(expected, expected) == 0
+    assert difference(np.array([[0.5, 7.0]], np.float32), expected) == pytest.approx(1 / 8)
+    assert difference(np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32)) == 0
+    with pytest.raises(ValueError, match=r"expected the shape \(1, 2\), found \(2,\)"):
+        difference(expected[0], expected)
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="expected finite numbers, found NaN or infinity"):
+            difference(np.full((1, 2), wrong, np.float32), expected)
+
+
+def test_a_model_that_differs_at_one_size_is_refused():
+    images = [random_image(size, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)) for size in (SIZE, OTHER_SIZE)]
+    trial = Trial(images, [array[:, 0] for array in images])
+    text = trial.compare("net.onnx", lambda array: array[:, 0], "here")
+    assert text == "differs from the network by 0.0e+00 of the largest output (here, 64x96 and 96x32)"
+
+    def scaled(array):
+        return array[:, 0] * (1.001 if array.shape[2:] == OTHER_SIZE else 1)
+
+    with pytest.raises(ExportError, match=r"net.onnx: expected what .* a difference of 1.0e-03 at 96x32; do that"):
+        trial.compare("net.onnx", scaled, "here", "; do that")
+    assert trial.first.compare("net.onnx", scaled, "here").endswith("(here, 64x96)")
+    with pytest.raises(ExportError, match=r"net.onnx: differs from the network at 64x96: expected the shape"):
+        trial.compare("net.onnx", lambda array: array, "here")
+
+
+def test_random_image_is_a_normalised_image():
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+    array = random_image((64, 96), mean, std)
+    assert (array.shape, array.dtype) == ((1, 3, 64, 96), np.float32)
+    raw = array[0] * np.reshape(std, (3, 1, 1)) + np.reshape(mean, (3, 1, 1))
+    assert -1e-6 <= raw.min() < 0.1
+    assert 0.9 < raw.max() <= 1 + 1e-6
+
+
+# ---- the script
+
+
+def settings(folder, *words):
+    argv = [*TINY_FLAGS, "--export_path", str(folder), "--img_height", "64", "--img_width", "96", *words]
+    return load_config("Test.", argv, keys=midas_export.KEYS)
+
+
+def refusal(function, *arguments):
+    with pytest.raises(UsageError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_script(repo, official, twin, tmp_path):
+    words = ["--model_weights", official, "--file_format", "[MINDIR, onnx]", "--export_shapes", "dynamic"]
+    words += ["--img_height", 64, "--img_width", 96, "--export_path", tmp_path / "out", "--file_name", "größe"]
+    command = [sys.executable, repo / "midas_export.py", *words]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stderr) == (0, "")
+    out = tmp_path / "out"
+    assert sorted(os.listdir(out)) == ["größe.cfg", "größe.mindir", "größe.onnx"]
+    assert f"{out / 'größe.mindir'}: MINDIR, input 1x3xHxW, " in result.stdout
+    assert f"{out / 'größe.onnx'}: ONNX, opset 11, IR version 6, input Nx3xHxW, " in result.stdout
+    assert result.stdout.count("differs from the network by ") == 2
+    assert f"--configFile={out / 'größe.cfg'}" in result.stdout
+    assert "dynamic_dims=[160,384],[384,1280],[288,384],[64,96]\n" in (out / "größe.cfg").read_text()
+    with torch.no_grad():
+        expected = twin(torch.from_numpy(image(1, OTHER_SIZE))).numpy()
+    assert difference(with_onnxruntime(out / "größe.onnx")(image(1, OTHER_SIZE)), expected) < 1e-5
+    assert difference(load_mindir(out / "größe.mindir")(image(1, OTHER_SIZE)), expected) < 1e-5
+    note = {item.key: item.value for item in onnx.load(out / "größe.onnx").metadata_props}[METADATA]
+    assert note == user_info(read_mindir(out / "größe.mindir"))[METADATA]
+    assert json.loads(note) == {
+        **TINY,
+        "network_ops": "midas",
+        "nm_img_mean": [0.485, 0.456, 0.406],
+        "nm_img_std": [0.229, 0.224, 0.225],
+        "checkpoint": "tiny.pt",
+        "height": None,
+        "width": None,
+    }
+
+
+@pytest.fixture
+def export(lively_net, monkeypatch):
+    """Exports a network as the script does; ``differs`` names formats that are to read back different."""
+
+    def run(config, differs=()):
+        for name, function in (("MINDIR", "load_mindir"), ("ONNX", "load_onnx")):
+            if name in differs:
+                monkeypatch.setattr(midas_export, function, LOAD_DIFFERENT[name])
+        midas_export.export(lively_net, config, midas_export.targets_of(config, None), None, "CPU")
+
+    return run
+
+
+def double(array):
+    return array[:, 0] * 2
+
+
+LOAD_DIFFERENT = {"MINDIR": lambda path: double, "ONNX": lambda path: (double, "a test")}
+
+
+def test_onnx_alone_leaves_no_mindir(export, tmp_path, capsys):
+    export(settings(tmp_path, "--file_format", "ONNX"))
+    assert os.listdir(tmp_path) == ["random_dynamic.onnx"]
+    assert "(ONNX Runtime, CPU, 64x96 and 32x128)" in capsys.readouterr().out
+    note = {item.key: item.value for item in onnx.load(tmp_path / "random_dynamic.onnx").metadata_props}[METADATA]
+    assert json.loads(note)["height"] is None
+
+
+def test_what_differs_from_the_network_is_not_left(export, tmp_path):
+    config = settings(tmp_path, "--file_format", "MINDIR,ONNX")
+    with pytest.raises(ExportError, match=r"random_64x96.mindir: expected what the network computes"):
+        export(config, differs=["MINDIR"])
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_complete_stays(export, tmp_path):
+    config = settings(tmp_path, "--file_format", "ONNX,MINDIR")
+    with pytest.raises(ExportError, match=r"random_dynamic.onnx: expected what the network computes"):
+        export(config, differs=["ONNX"])
+    assert os.listdir(tmp_path) == ["random_64x96.mindir"]
+    note = json.loads(user_info(read_mindir(tmp_path / "random_64x96.mindir"))[METADATA])
+    assert (note["height"], note["width"], note["checkpoint"]) == (64, 96, "")
+
+
+def test_a_signal_ends_the_export_between_files(export, tmp_path, monkeypatch, capsys):
+    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    load = midas_export.load_mindir
+
+    def load_and_signal(path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load(path)
+
+    monkeypatch.setattr(midas_export, "load_mindir", load_and_signal)
+    try:
+        with pytest.raises(StopRequest, match=r"random_64x96.mindir written so far"):
+            export(settings(tmp_path, "--file_format", "ONNX,MINDIR"))
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+    assert os.listdir(tmp_path) == ["random_64x96.mindir"]
+
+
+def test_a_network_without_output_is_told(tmp_path, capsys):
+    net = MidasNet(**TINY)
+    net.output_layer.bias.set_data(ms.Tensor([-1e6], ms.float32))
+    midas_export.try_network(net, settings(tmp_path), [(32, 32)])
+    assert capsys.readouterr().err.startswith("warning: the network predicts 0 for all of a random image")
+
+
+def test_a_network_for_several_files_is_refused(lively_net, tmp_path, monkeypatch):
+    monkeypatch.setattr(mindir_files, "_MOST_BYTES", 10**6)
+    with pytest.raises(ExportError, match=r"net.mindir: expected a network of less than 1 GB"):
+        write_mindir(lively_net, tmp_path / "net.mindir", SIZE, "")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], ["midas_64x96.mindir"]),
+        (["--export_shapes", "dynamic"], ["midas_dynamic.mindir", "midas_dynamic.cfg"]),
+        (["--file_format", "ONNX,AIR"], ["midas_dynamic.onnx", "midas_64x96.air"]),
+        (["--file_format", "onnx", "--file_name", "v2.1"], ["v2.1.onnx"]),
+        (["--file_format", "onnx", "--file_name", "v2.1.ONNX"], ["v2.1.onnx"]),
+        (["--file_format", "onnx,mindir", "--file_name", "net"], ["net.onnx", "net.mindir"]),
+    ],
+)
+def test_names(words, names, tmp_path):
+    targets = midas_export.targets_of(settings(tmp_path / "new", *words), tmp_path / "midas.ckpt")
+    assert list(targets.values()) == [tmp_path / "new" / name for name in names]
+    assert os.listdir(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize(("name", "size"), [("Sintel", "160x384"), ("kitti", "384x1280"), ("TUM", "288x384")])
+def test_sizes_of_the_sets(name, size, tmp_path):
+    config = load_config("Test.", ["--export_for", name, "--export_path", str(tmp_path)])
+    midas_export.check_format(config)
+    assert midas_export.targets_of(config, None)["MINDIR"].name == f"random_{size}.mindir"
+
+
+def test_contradictions(tmp_path):
+    message = refusal(midas_export.check_format, settings(tmp_path, "--export_for", "Kitti"))
+    assert message.startswith("command line: img_height: expected 384 for export_for Kitti, found 64; ")
+    config = load_config("Test.", ["--export_for", "Kitti", "--img_height", "384", "--img_width", "1280"])
+    midas_export.check_format(config)
+
+
+def test_files_that_are_there_are_kept(tmp_path):
+    path = tmp_path / "random_64x96.mindir"
+    path.write_text("earlier")
+    message = refusal(midas_export.targets_of, settings(tmp_path), None)
+    assert message == f"{path}: expected nothing there, found a file; --export_overwrite True replaces it"
+    midas_export.targets_of(settings(tmp_path, "--export_overwrite", "True"), None)
+    (tmp_path / "random_dynamic.cfg").mkdir()
+    config = settings(tmp_path, "--export_shapes", "dynamic", "--export_overwrite", "True")
+    assert refusal(midas_export.targets_of, config, None).endswith("expected nothing there, found a folder")
+
+
+def test_wrong_names_and_folders(tmp_path, monkeypatch):
+    config = settings(tmp_path, "--file_name", "net.onnx")
+    assert refusal(midas_export.targets_of, config, None) == (
+        "file_name: expected no suffix or .mindir, found net.onnx"
+    )
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        message = refusal(midas_export.targets_of, settings(folder), None)
+        assert message.startswith(f"export_path: expected a folder, found {folder}: ")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write everywhere
+    message = refusal(midas_export.targets_of, settings(tmp_path), None)
+    assert message == f"export_path: expected a folder that may be written to, found {tmp_path}, which may not"
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"), [({"onnx"}, "onnx"), ({"onnxruntime", "openvino"}, "onnxruntime or openvino")]
+)
+def test_missing_packages_are_named(missing, named, tmp_path, monkeypatch):
+    monkeypatch.setattr(midas_export, "find_spec", lambda name: None if name in missing else name)
+    message = refusal(midas_export.check_format, settings(tmp_path, "--file_format", "ONNX"))
+    assert message.startswith(f"file_format ONNX: expected the package {named}, which is not installed; ")
+    assert "requirements-deploy.txt" in message
+    midas_export.check_format(settings(tmp_path))
+
+
+@pytest.mark.parametrize("device", ["auto", "CPU"])
+def test_air_off_ascend_is_refused_before_any_work(device, tmp_path, monkeypatch):
+    words = ["--file_format", "MINDIR,air", "--device_target", device, "--export_path", str(tmp_path / "new")]
+    monkeypatch.setattr(sys, "argv", ["midas_export.py", *words, "--model_weights", str(tmp_path / "missing.ckpt")])
+    monkeypatch.setattr(midas_export, "setup_device", lambda *_: Device("CPU", 0))
+    message = refusal(midas_export.main)
+    assert message.startswith("file_format AIR: expected an Ascend device, which alone can write it, found CPU; ")
+    assert os.listdir(tmp_path) == []
+
+
+def test_air(lively_net, tmp_path, monkeypatch, capsys):
+    """MindSpore writes none on the CPU: what it is asked for, and that its file comes to its place."""
+
+    def write(net, array, file_name, file_format):
+        assert (net, array.shape, file_format) == (lively_net, (1, 3, *SIZE), "AIR")
+        mindir_files.Path(file_name).write_bytes(b"air")
+
+    monkeypatch.setattr(ms, "export", write)
+    config = settings(tmp_path, "--file_format", "AIR")
+    midas_export.export(lively_net, config, midas_export.targets_of(config, None), None, "Ascend")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("random_64x96.air", b"air")]
+    assert "not checked: MindSpore reads no AIR" in capsys.readouterr().out
+
+
+def test_converter():
+    assert converter_settings([(160, 384), (64, 96), (160, 384)]) == (
+        "[ascend_context]\ninput_shape=image:[1,3,-1,-1]\ndynamic_dims=[160,384],[64,96]\n"
+    )
+    path = mindir_files.Path("/a b/net.mindir")
+    assert converter_command(path, path.with_suffix(".cfg")) == (
+        "converter_lite --fmk=MINDIR --saveType=MINDIR --optimize=ascend_oriented '--modelFile=/a b/net.mindir' "
+        "'--outputFile=/a b/net_ascend' '--configFile=/a b/net.cfg'"
+    )
+    assert "configFile" not in converter_command(path, None)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Union
+from typing import NamedTuple, Union
 
 import cv2
 import numpy as np
@@ -45,39 +45,46 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
 
 
-def compare(path: PathLike, run: Run, images: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """Compares a model with the network.
+class Trial(NamedTuple):
+    """Images, (1, 3, H, W), and what the network makes of each, (1, H, W)."""
 
-    Args:
-        path: The file, for messages.
-        run: What runs it.
-        images: Inputs.
-        expected: What the network makes of them.
+    images: Sequence[np.ndarray]
+    expected: Sequence[np.ndarray]
 
-    Returns:
-        The largest ``difference``.
+    @property
+    def first(self) -> "Trial":
+        """The first image alone."""
+        return Trial(self.images[:1], self.expected[:1])
 
-    Raises:
-        ExportError: The model does something else.
-    """
-    largest = 0.0
-    for image, output in zip(images, expected):
-        try:
-            found = difference(run(image), output)
-        except ValueError as error:
-            raise ExportError(f"{path}: differs from the network at {sizes_of(image)}: {error}") from error
-        if found > LARGEST_DIFFERENCE:
-            raise ExportError(
-                f"{path}: expected what the network computes to {LARGEST_DIFFERENCE:g} of the largest output, found "
-                f"a difference of {found:.1e} at {sizes_of(image)}"
-            )
-        largest = max(largest, found)
-    return largest
+    def compare(self, path: PathLike, run: Run, where: str, advice: str = "") -> str:
+        """Compares a model with the network.
 
+        Args:
+            path: The file, for messages.
+            run: What runs it.
+            where: What that is called, for the text.
+            advice: What to do if the model differs.
 
-def sizes_of(image: np.ndarray) -> str:
-    """Formats height and width of (N, C, H, W)."""
-    return f"{image.shape[2]}x{image.shape[3]}"
+        Returns:
+            A text with the largest ``difference``.
+
+        Raises:
+            ExportError: The model does something else.
+        """
+        largest = 0.0
+        sizes = [f"{image.shape[2]}x{image.shape[3]}" for image in self.images]
+        for size, image, expected in zip(sizes, self.images, self.expected):
+            try:
+                found = difference(run(image), expected)
+            except ValueError as error:
+                raise ExportError(f"{path}: differs from the network at {size}: {error}") from error
+            if found > LARGEST_DIFFERENCE:
+                raise ExportError(
+                    f"{path}: expected what the network computes to {LARGEST_DIFFERENCE:g} of the largest output, "
+                    f"found a difference of {found:.1e} at {size}{advice}"
+                )
+            largest = max(largest, found)
+        return f"differs from the network by {largest:.1e} of the largest output ({where}, {' and '.join(sizes)})"
 
 
 def load_onnx(path: PathLike) -> tuple[Run, str]:

@@ -18,12 +18,12 @@ import numpy as np
 
 from src.common.atomic import atomic_path
 from src.common.errors import DataError, ExportError
+from src.export.mindir import INPUT, OUTPUT
 
 PathLike = Union[str, Path]
 
 OPSET = 11  # the oldest whose Resize has the coordinate modes, for the sake of old readers
 IR_VERSION = 6  # that of ONNX 1.6, which came with opset 11
-INPUT, OUTPUT = "image", "inverse_depth"
 
 _FLOAT32 = 1  # in both formats
 
@@ -98,8 +98,9 @@ def write_onnx(mindir: PathLike, target: PathLike, metadata: Optional[Mapping[st
     metadata = user_info(model) if metadata is None else metadata
     translation = _Translation(model, str(mindir))
     output = translation.translate()
-    del model
-    _save(translation.ops, translation.input, output, metadata, Path(target))
+    image, ops = translation.input, translation.ops
+    del model, translation  # the weights of the MINDIR
+    _save(ops, image, output, metadata, Path(target))
 
 
 def read_mindir(path: PathLike) -> Any:
@@ -111,8 +112,9 @@ def read_mindir(path: PathLike) -> Any:
     Raises:
         DataError: The file is missing, damaged or something else.
     """
-    from mindspore.train import mind_ir_pb2  # isort: split  (it must come before other uses of protobuf)
+    import mindspore  # noqa: F401 (switches protobuf to what it needs itself, which must come before all others)
     from google.protobuf.message import DecodeError
+    from mindspore.train import mind_ir_pb2
 
     model = mind_ir_pb2.ModelProto()
     try:
@@ -340,13 +342,13 @@ class _Translation:
             self._refuse("a max-pool in NCHW", attributes["format"])
         kernel, strides = attributes["kernel_size"][-2:], attributes["strides"][-2:]
         mode, pad = attributes["pad_mode"], (0, 0, 0, 0)
-        if mode.lower() == "valid" and self._takes_alone(source, "Pad") and source.op is self.ops[-1]:
+        if mode.lower() == "valid" and self._takes_alone(source, "Pad"):
             (pads,) = source.op.arrays.values()
             before = source.op.source
             # Among numbers >= 0, a border of zeros changes no maximum, and the pool's own padding does not, either.
             # Beyond its window, ONNX allows no padding.
             if before.op and before.op.kind == "Relu" and all(pads[[2, 6, 3, 7]] < np.repeat(kernel, 2)):
-                self.ops.pop()
+                self.ops = [op for op in self.ops if op is not source.op]
                 source, mode, pad = before, "pad", tuple(map(int, pads[[2, 6, 3, 7]]))
         padding, scale = self._window(source, mode, pad, kernel, strides)
         # No "dilations", not even (1, 1): the converter of MindSpore Lite 2.0 refuses it.
@@ -354,11 +356,9 @@ class _Translation:
 
     def resize(self, inputs: list, attributes: dict) -> _Tensor:
         source, size, align_corners, half_pixel_centers = inputs
-        for axis, length in zip((2, 3), size, strict=True):
-            known = source.shape[axis]
-            wanted = 2 * known if known > 0 else _Length(source.name, axis, 2)
-            if length != wanted:
-                self._refuse("a resize that doubles height and width", f"{source.shape[2:]} -> {size}")
+        sides = enumerate(source.shape[2:], start=2)
+        if tuple(size) != tuple(2 * side if side > 0 else _Length(source.name, axis, 2) for axis, side in sides):
+            self._refuse("a resize that doubles height and width", f"{source.shape[2:]} -> {size}")
         modes = {
             (True, False): "align_corners",
             (False, True): "half_pixel",
@@ -433,7 +433,7 @@ _OPERATORS = {
 
 
 def _save(ops: list[_Op], image: _Tensor, output: _Tensor, metadata: Mapping[str, str], target: Path) -> None:
-    import mindspore  # noqa: F401 (switches protobuf to what it needs itself, which must come before onnx)
+    import mindspore  # noqa: F401 (before onnx, see read_mindir)
     import onnx
 
     def renamed(name: str) -> str:
