@@ -53,9 +53,10 @@ log=$build/build.log
 run() {
     "$@" >>"$log" 2>&1 && return
     # CMake breaks its messages into lines.
-    reason=$(sed -n '/^CMake Error/,/^Call Stack\|^--/{/^CMake Error/d;/^Call Stack/d;/^--/d;p}' "$log" | xargs -0 echo |
-        tr -s ' \n' ' ')
-    [ -n "${reason// /}" ] || reason=$(grep -m 1 -E 'error|Error' "$log" || tail -n 1 "$log")
+    reason=$(awk '/^CMake Error/ {on = 1; next} /^(Call Stack|CMake|--)/ {on = 0} on' "$log" | tr -s ' \n' ' ')
+    reason=${reason# }
+    reason=${reason% }
+    [ -n "$reason" ] || reason=$(grep -m 1 -E 'error|Error' "$log" || tail -n 1 "$log")
     fail "the build failed: $reason (all of it: $log)"
 }
 : >"$log"

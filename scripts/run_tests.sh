@@ -10,5 +10,5 @@ bin=$(dirname "$PYTHON")
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/lint-imports" --no-cache
-"$bin/shellcheck" -x scripts/*.sh .ci/run
+"$bin/shellcheck" -x scripts/*.sh ascend310_infer/*.sh .ci/run
 exec "$PYTHON" -m pytest "$@"

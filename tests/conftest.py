@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import mindspore as ms  # before torch and matplotlib: see README, "Versions"
@@ -54,7 +56,8 @@ def lite(repo):
         return Path(home)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "midas-mindspore"
     command = ["bash", str(repo / "ascend310_infer" / "get_sdk.sh"), str(cache)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    python = {"PYTHON": sys.executable} if find_spec("pip") else {}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **python})
     if done.returncode:
         pytest.skip(f"no MindSpore Lite: {done.stderr.splitlines()[-1]}")
     return Path(done.stdout.splitlines()[-1].partition("=")[2])
@@ -113,6 +116,7 @@ SLOW = (
     "postprocess",
     "run_script",
     "eval_script",
+    "runner",
     "scripts",
     "train_script",
     "learning",

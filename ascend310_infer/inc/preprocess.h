@@ -15,10 +15,9 @@ struct Normalization {
 };
 
 // Reads a PNG or JPEG file, pixels as stored (orientation does not count), resizes it to exactly ``height`` x ``width``
-// (cubic, on float32) and normalises it. Grey is repeated on three channels, 16 bits per channel are cut to the upper 8,
-// what is transparent is laid over white.
-// Returns 3 x height x width values, RGB, channel by channel.
-// Throws RunError where the file is missing, damaged or of another kind.
+// (cubic, on float32) and normalises it. Grey is repeated on three channels, 16 bits per channel are cut to the upper
+// 8, what is transparent is laid over white. Returns 3 x height x width values, RGB, channel by channel. Throws
+// RunError where the file is missing, damaged or of another kind.
 std::vector<float> LoadImage(const std::filesystem::path &path, int height, int width,
                              const Normalization &normalization);
 

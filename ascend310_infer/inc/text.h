@@ -1,4 +1,4 @@
-// Lists with several fields per line, whatever program has written them. The rules are those of src/util.py.
+// Text: lists with several fields per line, whatever program has written them. The rules are those of src/util.py.
 #ifndef ASCEND310_INFER_INC_TEXT_H_
 #define ASCEND310_INFER_INC_TEXT_H_
 
@@ -15,13 +15,16 @@ struct Line {
   std::vector<std::string> fields;
 };
 
-// Reads the lines of a text file (UTF-8, or UTF-16 with its byte order mark) that are not empty and do not start with #.
-// Fields are separated by blanks, commas or semicolons; those that hold one are quoted; backslashes separate folders.
-// Throws RunError where the file cannot be read or has no such line.
+// Reads the lines of a text file (UTF-8, or UTF-16 with its byte order mark) that are not empty and do not start with
+// #. Fields are separated by blanks, commas or semicolons; those that hold one are quoted; backslashes separate
+// folders. Throws RunError where the file cannot be read or has no such line.
 std::vector<Line> ReadFields(const std::filesystem::path &path);
 
-// Whether a field is a number as Python's float() takes them, such as a time stamp, and so no file.
-bool IsNumber(std::string_view field);
+// Whether a field is a number as Python's float() takes them (of ASCII digits), such as a time stamp, and so no file.
+bool IsNumber(std::string_view text);
+
+// Makes ASCII letters small.
+std::string Lower(std::string_view text);
 
 }  // namespace midas
 

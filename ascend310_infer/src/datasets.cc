@@ -4,7 +4,6 @@
 #include <array>
 #include <functional>
 #include <map>
-#include <optional>
 #include <system_error>
 #include <utility>
 
@@ -50,7 +49,8 @@ bool IsFolder(const fs::path &path) {
 std::vector<std::string> ListNames(const fs::path &folder) {
   std::vector<std::string> names;
   std::error_code error;
-  for (fs::directory_iterator entry(folder, error); !error && entry != fs::directory_iterator(); entry.increment(error)) {
+  for (fs::directory_iterator entry(folder, error); !error && entry != fs::directory_iterator();
+       entry.increment(error)) {
     names.push_back(entry->path().filename().string());
   }
   std::sort(names.begin(), names.end());
@@ -63,13 +63,14 @@ bool EndsWith(const std::string &text, const std::string &end) {
 
 // Folders of ground truth and of pictures, per drive or scene.
 struct Layout {
-  fs::path groups;                                    // lists the drives or scenes
+  fs::path groups;                                       // lists the drives or scenes
   std::function<fs::path(const std::string &)> truth;    // folder of a drive or scene
   std::function<fs::path(const std::string &)> picture;  // folder, too
   std::string truth_suffix;
 };
 
-// Pictures without ground truth are no samples. Hidden files, which archivers and killed runs leave behind, do not count.
+// Pictures without ground truth are no samples. Hidden files, which archivers and killed runs leave behind, do not
+// count.
 std::vector<Sample> ListPairs(const Layout &layout) {
   std::vector<Sample> samples;
   for (const std::string &group : ListNames(layout.groups)) {
@@ -102,10 +103,7 @@ fs::path CleanPath(const std::string &text) {
 }
 
 bool IsInDepthFolder(const fs::path &path) {
-  std::string folder = path.parent_path().filename().string();
-  std::transform(folder.begin(), folder.end(), folder.begin(),
-                 [](char letter) { return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + 32) : letter; });
-  return folder.find("depth") != std::string::npos;
+  return Lower(path.parent_path().filename().string()).find("depth") != std::string::npos;
 }
 
 // The file itself, or its place where an archive was unpacked into the folder it makes (rgb/rgb/*.png).
@@ -128,14 +126,15 @@ Sample ReadAssociation(const fs::path &root, const fs::path &associations, const
     std::string found;
     for (const std::string &field : line.fields) found += (found.empty() ? "" : " ") + field;
     const std::string place = "line " + std::to_string(line.number);
-    return {place, {}, associations.string() + ": " + place +
-                           ": expected a colour and a depth picture, found '" + found + "'"};
+    return {place,
+            {},
+            associations.string() + ": " + place + ": expected a colour and a depth picture, found '" + found + "'"};
   }
   const auto truth = std::find_if(files.begin(), files.end(), IsInDepthFolder);
   const auto colour = std::find_if_not(files.begin(), files.end(), IsInDepthFolder);
   const std::size_t truth_index = truth == files.end() ? 1 : static_cast<std::size_t>(truth - files.begin());
   const std::size_t index = colour == files.end() ? 1 - truth_index : static_cast<std::size_t>(colour - files.begin());
-  fs::path picture = Unpacked(root / files[index]);
+  fs::path picture = Unpacked(files[index].empty() ? root : root / files[index]);  // no slash at the end
   std::string name = Stem(picture);
   return {std::move(name), std::move(picture), ""};
 }
@@ -171,13 +170,6 @@ constexpr std::array<Set, 3> kSets = {{
     {"TUM", "rgbd_dataset_freiburg2_desk_with_person/associate.txt with rgb/ and depth/ beside it", ListTum},
     {"Sintel", "depth/SCENE/FRAME.dpt and final_left/SCENE/FRAME.png", ListSintel},
 }};
-
-std::string Lower(std::string_view text) {
-  std::string lower(text);
-  std::transform(lower.begin(), lower.end(), lower.begin(),
-                 [](char letter) { return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + 32) : letter; });
-  return lower;
-}
 
 }  // namespace
 

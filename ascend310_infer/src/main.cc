@@ -6,9 +6,11 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <map>
+#include <new>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -18,6 +20,7 @@
 #include "inc/datasets.h"
 #include "inc/model.h"
 #include "inc/preprocess.h"
+#include "inc/text.h"
 #include "inc/utils.h"
 
 namespace {
@@ -70,10 +73,16 @@ struct Options {
   throw midas::UsageError("--" + flag + ": expected " + expected + ", found '" + found + "'");
 }
 
-template <typename Number>
-bool ParseNumber(std::string_view text, Number *number) {
+bool ParseNumber(const std::string &text, std::uint32_t *number) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *number);
   return error == std::errc() && end == text.data() + text.size();
+}
+
+// from_chars does not know floating-point numbers before GCC 11.
+bool ParseNumber(const std::string &text, double *number) {
+  char *end = nullptr;
+  *number = std::strtod(text.c_str(), &end);
+  return !text.empty() && end == text.c_str() + text.size();
 }
 
 // Three numbers, separated by commas, perhaps in the brackets of a YAML list.
@@ -86,7 +95,7 @@ std::array<double, 3> ParseChannels(const std::string &flag, const std::string &
   std::array<double, 3> values{};
   for (std::size_t index = 0; index < 3; ++index) {
     const std::size_t comma = index < 2 ? rest.find(',') : rest.size();
-    const bool is_number = comma <= rest.size() && ParseNumber(rest.substr(0, comma), &values.at(index));
+    const bool is_number = comma <= rest.size() && ParseNumber(std::string(rest.substr(0, comma)), &values.at(index));
     if (!is_number || !(values.at(index) >= 0 && values.at(index) <= 1)) FailUsage(flag, kExpected, text);
     rest.remove_prefix(std::min(comma + 1, rest.size()));
   }
@@ -95,9 +104,11 @@ std::array<double, 3> ParseChannels(const std::string &flag, const std::string &
 
 // Reads --key value and --key=value into texts; a switch has none.
 std::map<std::string, std::string> SplitArguments(const std::vector<std::string> &arguments) {
-  std::map<std::string, std::string> values = {
-      {"midas_file", ""}, {"image_path", ""}, {"dataset_name", ""}, {"device", "Ascend"}, {"device_id", "0"},
-      {"result_path", "./result_Files"}, {"mean", ""}, {"std", ""}, {"list", ""}, {"help", ""}};
+  std::map<std::string, std::string> values = {{"midas_file", ""},   {"image_path", ""},
+                                               {"dataset_name", ""}, {"device", "Ascend"},
+                                               {"device_id", "0"},   {"result_path", "./result_Files"},
+                                               {"mean", ""},         {"std", ""},
+                                               {"list", ""},         {"help", ""}};
   for (std::size_t at = 0; at < arguments.size(); ++at) {
     const std::string &argument = arguments[at];
     const std::size_t equals = std::min(argument.find('='), argument.size());
@@ -127,14 +138,14 @@ Options ParseOptions(const std::vector<std::string> &arguments) {
   if (options.help) return options;
   for (const char *key : {"midas_file", "image_path", "dataset_name", "result_path"}) {
     const bool is_needed = !options.only_list || std::string_view(key) != "midas_file";
-    if (is_needed && values[key].empty()) throw midas::UsageError(std::string("--") + key + ": expected a value, found none");
+    if (is_needed && values[key].empty()) {
+      throw midas::UsageError(std::string("--") + key + ": expected a value, found none");
+    }
   }
   options.model = values["midas_file"];
   options.images = values["image_path"];
   options.set = midas::CanonicalSet(values["dataset_name"]);
-  std::string device = values["device"];
-  std::transform(device.begin(), device.end(), device.begin(),
-                 [](char letter) { return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + 32) : letter; });
+  const std::string device = midas::Lower(values["device"]);
   if (device != "ascend" && device != "cpu") FailUsage("device", "Ascend or CPU", values["device"]);
   options.device = device == "cpu" ? midas::Device::kCpu : midas::Device::kAscend;
   if (!ParseNumber(values["device_id"], &options.device_id)) FailUsage("device_id", "0 or more", values["device_id"]);
@@ -196,14 +207,14 @@ void WriteTimes(const fs::path &path, const Options &options, const midas::Depth
                 Clock::duration total) {
   const auto count = static_cast<double>(times.images);
   std::array<char, 512> text{};
-  const int length = std::snprintf(
-      text.data(), text.size(),
-      "data set: %s\ndevice: %s\ninput (height x width): %d x %d\nimages: %zu\n"
-      "average inference time, without the warm-up run: %.3f ms\naverage preprocessing time: %.3f ms\n"
-      "total time, with reading and writing: %.3f ms\n",
-      options.set.c_str(), options.device == midas::Device::kCpu ? "CPU" : "Ascend", model.height(), model.width(),
-      times.images, Milliseconds(times.inference) / count, Milliseconds(times.preprocessing) / count,
-      Milliseconds(total));
+  const int length =
+      std::snprintf(text.data(), text.size(),
+                    "data set: %s\ndevice: %s\ninput (height x width): %d x %d\nimages: %zu\n"
+                    "average inference time, without the warm-up run: %.3f ms\naverage preprocessing time: %.3f ms\n"
+                    "total time, with reading and writing: %.3f ms\n",
+                    options.set.c_str(), options.device == midas::Device::kCpu ? "CPU" : "Ascend", model.height(),
+                    model.width(), times.images, Milliseconds(times.inference) / count,
+                    Milliseconds(times.preprocessing) / count, Milliseconds(total));
   midas::WriteFile(path, text.data(), static_cast<std::size_t>(length));
   std::printf("average inference time %.3f ms, preprocessing %.3f ms: %s\n", Milliseconds(times.inference) / count,
               Milliseconds(times.preprocessing) / count, path.c_str());
@@ -248,7 +259,8 @@ int PredictAll(const Options &options, const std::vector<midas::Sample> &samples
       continue;
     }
     const std::string size = std::to_string(model.output_height()) + "x" + std::to_string(model.output_width());
-    midas::WriteFile(folder / (sample.name + "_" + size + ".bin"), prediction.data(), prediction.size() * sizeof(float));
+    midas::WriteFile(folder / (sample.name + "_" + size + ".bin"), prediction.data(),
+                     prediction.size() * sizeof(float));
     if (Clock::now() - last_progress >= kProgressInterval) {
       last_progress = Clock::now();
       std::printf("%zu of %zu samples\n", index + 1, samples.size());

@@ -80,8 +80,9 @@ std::optional<std::vector<Field>> TakeFields(std::string_view message) {
 bool IsWholeGraph(std::string_view graph) {
   const auto fields = TakeFields(graph);
   return fields && std::all_of(fields->begin(), fields->end(), [](const Field &field) {
-           const bool is_message = field.type == kBytes && (field.number == 1 || field.number == 3 || field.number == 5 ||
-                                                            field.number == 6 || field.number == 8);
+           const bool is_message =
+               field.type == kBytes &&
+               (field.number == 1 || field.number == 3 || field.number == 5 || field.number == 6 || field.number == 8);
            return !is_message || TakeFields(field.bytes).has_value();
          });
 }

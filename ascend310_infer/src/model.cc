@@ -28,7 +28,7 @@ using AscendInfo = mindspore::Ascend310DeviceInfo;  // of older releases
 using AscendInfo = mindspore::AscendDeviceInfo;
 #endif
 
-// The message of a line of MindSpore's log: "[ERROR] ME(..):time [file:line] Function] message".
+// The message of an error in MindSpore's log: "[ERROR] ME(..):time [file:line] Function] message".
 std::string MessageOf(std::string line) {
   for (int count = 0; count < 3; ++count) {
     const std::size_t end = line.find("] ");
@@ -39,13 +39,12 @@ std::string MessageOf(std::string line) {
 
 // The line of MindSpore's log that tells most of a failure, which its Status seldom does; "" where there is none.
 std::string ReasonIn(const std::string &log) {
-  for (const std::string mark : {"Catch exception: ", "dlopen ", "[ERROR] "}) {
-    for (std::size_t start = 0, end = 0; start < log.size(); start = end + 1) {
-      end = std::min(log.find('\n', start), log.size());
-      const std::string line = log.substr(start, end - start);
-      const std::size_t at = line.find(mark);
-      if (line.front() == '[' && at != std::string::npos) return at == 0 ? MessageOf(line) : line.substr(at);
-    }
+  const std::string exception = "Catch exception: ";
+  for (const std::string &mark : {exception, std::string("dlopen "), std::string("[ERROR] ")}) {
+    const std::size_t at = log.find(mark);
+    if (at == std::string::npos) continue;
+    const std::string line = log.substr(at, log.find('\n', at) - at);
+    return mark == exception ? line.substr(exception.size()) : line.front() == '[' ? MessageOf(line) : line;
   }
   return "";
 }
@@ -100,9 +99,8 @@ std::shared_ptr<mindspore::Context> MakeContext(Device device, std::uint32_t dev
 DepthModel::DepthModel(const std::filesystem::path &path, Device device, std::uint32_t device_id) {
   const MindirFacts facts = InspectMindir(path);
   model_ = std::make_unique<mindspore::Model>();
-  const auto failure = Try([&] {
-    return model_->Build(path.string(), mindspore::kMindIR, MakeContext(device, device_id));
-  });
+  const auto failure =
+      Try([&] { return model_->Build(path.string(), mindspore::kMindIR, MakeContext(device, device_id)); });
   if (failure) {
     const std::string release = facts.release.empty() ? "" : " (MindSpore " + facts.release + ")";
     const std::string file = path.string() + ": expected a network that this MindSpore Lite can load on " +
@@ -111,8 +109,9 @@ DepthModel::DepthModel(const std::filesystem::path &path, Device device, std::ui
     if (failure->find("mind ir version") != std::string::npos) {
       throw RunError(file + "convert the network with the converter_lite of the same release, see docs/deploy.md");
     }
-    throw RunError(file + (device == Device::kCpu ? "a network converted for Ascend runs there only, see docs/deploy.md"
-                                                  : "is the environment of the Ascend toolkit set up (set_env.sh)?"));
+    throw RunError(file + (device == Device::kCpu
+                               ? "one that was converted for Ascend runs there only, see docs/deploy.md"
+                               : "is the environment of the Ascend toolkit set up (set_env.sh)?"));
   }
   CheckInput(path);
   try {
@@ -127,7 +126,8 @@ DepthModel::~DepthModel() = default;
 void DepthModel::CheckInput(const std::filesystem::path &path) {
   const std::vector<MSTensor> inputs = model_->GetInputs();
   const auto fail = [&](const std::string &found) {
-    throw RunError(path.string() + ": expected a network with one input, float32 (1, 3, H, W) of fixed size, found " + found);
+    throw RunError(path.string() + ": expected a network with one input, float32 (1, 3, H, W) of fixed size, found " +
+                   found);
   };
   if (inputs.size() != 1) fail(std::to_string(inputs.size()) + " inputs");
   const std::vector<std::int64_t> shape = inputs[0].Shape();

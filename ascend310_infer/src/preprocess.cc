@@ -43,8 +43,8 @@ bool IsHarmless(const std::string &warning) {
                  std::to_string(size) + " bytes" + (reason.empty() ? "" : " (" + reason + ")"));
 }
 
-// Where the last marker of a kind is in a JPEG file; 0, which is before all others, where there is none. Compressed pixels
-// hold no markers of these kinds.
+// Where the last marker of a kind is in a JPEG file; 0, which is before all others, where there is none. Compressed
+// pixels hold no markers of these kinds.
 std::size_t LastMarker(const std::vector<std::uint8_t> &jpeg, std::uint8_t kind) {
   for (std::size_t at = jpeg.size() - 1; at > 0; --at) {
     if (jpeg[at - 1] == 0xFF && jpeg[at] == kind) return at;
@@ -62,7 +62,7 @@ bool LacksEnd(const std::vector<std::uint8_t> &jpeg) {
 // Makes white what a grey PNG file declares transparent by its value: OpenCV does not.
 void WhitenKey(const std::vector<std::uint8_t> &png, cv::Mat *image) {
   constexpr std::size_t kHeaderEnd = 33;
-  constexpr std::size_t kFrame = 12;  // length, kind and checksum of a chunk
+  constexpr std::size_t kFrame = 12;                    // length, kind and checksum of a chunk
   if (png.size() < kHeaderEnd || png[25] != 0) return;  // not grey
   const auto number = [&](std::size_t at) {
     return static_cast<std::size_t>(png[at]) << 24U | static_cast<std::size_t>(png[at + 1]) << 16U |
@@ -117,8 +117,8 @@ cv::Mat ReadPicture(const std::filesystem::path &path) {
     try {
       image = cv::imdecode(data, cv::IMREAD_UNCHANGED | cv::IMREAD_IGNORE_ORIENTATION);
     } catch (const cv::Exception &error) {
-      throw RunError(path.string() + ": expected an image, found a " + kind + " file that cannot be decoded: " +
-                     FirstLine(error.err.empty() ? error.what() : error.err));
+      throw RunError(path.string() + ": expected an image, found a " + kind +
+                     " file that cannot be decoded: " + FirstLine(error.err.empty() ? error.what() : error.err));
     }
     said = FirstLine(captured.Text());
   }

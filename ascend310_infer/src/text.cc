@@ -11,17 +11,21 @@ namespace {
 constexpr char32_t kReplacement = 0xFFFD;
 constexpr char32_t kByteOrderMark = 0xFEFF;
 
-std::u32string FromUtf8(const std::vector<std::uint8_t> &data) {
+std::u32string FromUtf8(std::string_view data) {
   std::u32string text;
+  const auto byte_at = [&](std::size_t at) { return static_cast<std::uint8_t>(data[at]); };
   for (std::size_t at = 0; at < data.size();) {
-    const std::uint8_t lead = data[at++];
-    const int more = lead < 0x80 ? 0 : lead >= 0xC2 && lead < 0xE0 ? 1 : lead >= 0xE0 && lead < 0xF0 ? 2
-                   : lead >= 0xF0 && lead < 0xF5 ? 3 : -1;
+    const std::uint8_t lead = byte_at(at++);
+    const int more = lead < 0x80                   ? 0
+                     : lead >= 0xC2 && lead < 0xE0 ? 1
+                     : lead >= 0xE0 && lead < 0xF0 ? 2
+                     : lead >= 0xF0 && lead < 0xF5 ? 3
+                                                   : -1;
     char32_t letter = more <= 0 ? lead : lead & (0x3FU >> static_cast<unsigned int>(more));
     bool is_sound = more >= 0;
     for (int count = 0; is_sound && count < more; ++count) {
-      is_sound = at < data.size() && (data[at] & 0xC0U) == 0x80;
-      if (is_sound) letter = (letter << 6U) | (data[at++] & 0x3FU);
+      is_sound = at < data.size() && (byte_at(at) & 0xC0U) == 0x80;
+      if (is_sound) letter = (letter << 6U) | (byte_at(at++) & 0x3FU);
     }
     const bool is_overlong = (more == 2 && letter < 0x800) || (more == 3 && letter < 0x10000);
     const bool is_surrogate = letter >= 0xD800 && letter < 0xE000;
@@ -145,8 +149,10 @@ bool Take(std::string_view *text, std::string_view letters) {
 
 std::vector<Line> ReadFields(const std::filesystem::path &path) {
   const std::vector<std::uint8_t> data = ReadFile(path);
-  const bool is_wide = data.size() >= 2 && ((data[0] == 0xFE && data[1] == 0xFF) || (data[0] == 0xFF && data[1] == 0xFE));
-  std::u32string text = is_wide ? FromUtf16(data) : FromUtf8(data);
+  const bool is_wide =
+      data.size() >= 2 && ((data[0] == 0xFE && data[1] == 0xFF) || (data[0] == 0xFF && data[1] == 0xFE));
+  std::u32string text =
+      is_wide ? FromUtf16(data) : FromUtf8({reinterpret_cast<const char *>(data.data()), data.size()});
   text.erase(std::remove(text.begin(), text.end(), kByteOrderMark), text.end());  // anywhere: programs join files
   std::vector<Line> lines;
   std::size_t number = 0;
@@ -168,14 +174,19 @@ std::vector<Line> ReadFields(const std::filesystem::path &path) {
   return lines;
 }
 
-bool IsNumber(std::string_view field) {
-  constexpr std::string_view kSpaces = " \t\n\v\f\r";
-  field.remove_prefix(std::min(field.find_first_not_of(kSpaces), field.size()));
-  field = field.substr(0, field.find_last_not_of(kSpaces) + 1);
-  Take(&field, "+-");
-  std::string word(field);
-  std::transform(word.begin(), word.end(), word.begin(),
+std::string Lower(std::string_view text) {
+  std::string lower(text);
+  std::transform(lower.begin(), lower.end(), lower.begin(),
                  [](char letter) { return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + 32) : letter; });
+  return lower;
+}
+
+bool IsNumber(std::string_view text) {
+  const std::u32string letters = FromUtf8(text);
+  const std::string stripped = ToUtf8(Strip(letters, IsSpace));
+  std::string_view field = stripped;
+  Take(&field, "+-");
+  const std::string word = Lower(field);
   if (word == "nan" || word == "inf" || word == "infinity") return true;
   const bool has_whole = TakeDigits(&field);
   const bool has_fraction = Take(&field, ".") && TakeDigits(&field);

@@ -60,9 +60,8 @@ void MakeFolder(const fs::path &folder) {
   }
 }
 
-fs::path HiddenName(const fs::path &path) {
-  return path.parent_path() / ("." + std::to_string(getpid()) + "." + path.filename().string() + ".tmp");
-}
+// Short, since the name of the file itself may be as long as the file system allows.
+fs::path HiddenName(const fs::path &folder) { return folder / ("." + std::to_string(getpid()) + ".tmp"); }
 
 }  // namespace
 
@@ -107,7 +106,7 @@ std::vector<std::uint8_t> ReadFile(const fs::path &path) {
 
 void WriteFile(const fs::path &path, const void *data, std::size_t size) {
   MakeFolder(path.parent_path());
-  const Temporary temporary(HiddenName(path));
+  const Temporary temporary(HiddenName(path.parent_path()));
   {
     const Descriptor file(open(temporary.path().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
     if (file.get() < 0) Fail(path, "cannot be written", errno);
@@ -128,7 +127,7 @@ void WriteFile(const fs::path &path, const void *data, std::size_t size) {
 
 void RequireWritable(const fs::path &folder) {
   MakeFolder(folder);
-  const Temporary probe(HiddenName(folder / "probe"));
+  const Temporary probe(HiddenName(folder));
   const Descriptor file(open(probe.path().c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
   if (file.get() < 0) Fail(folder, "cannot be written to", errno);
 }
