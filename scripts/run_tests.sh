@@ -11,4 +11,4 @@ bin=$(dirname "$PYTHON")
 "$bin/ruff" format --check .
 "$bin/lint-imports" --no-cache
 "$bin/shellcheck" -x scripts/*.sh ascend310_infer/*.sh .ci/run
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@" # two files at a time

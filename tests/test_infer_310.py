@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import runner_is_missing
 from test_runner import NOT_HERE
 
 from evaluation import FOLDERS, IMAGES, true_inverse_depth
@@ -180,7 +181,7 @@ HEIGHT, WIDTH = 64, 96  # of the network input
 def run_or_skip(repo, folder, lite, *words):
     result = run(repo, folder, *words, MINDSPORE_LITE_HOME=lite)
     if any(text in result.stderr for text in NOT_HERE):
-        pytest.skip(result.stderr.splitlines()[-1])
+        runner_is_missing(result.stderr.splitlines()[-1])
     return result
 
 

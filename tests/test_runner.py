@@ -14,14 +14,15 @@ import subprocess
 import cv2
 import numpy as np
 import pytest
+from conftest import runner_is_missing
 from PIL import Image
 from test_eval_datasets import ODD_FORMS, TWO_COLUMNS, picture, write_kitti, write_picture, write_sintel, write_tum
 
 from src.common.errors import DataError
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.tum import SEQUENCE
+from src.inference.onnxruntime import OnnxRuntimePredictor
 from src.util import read_image
-from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
 
 HEIGHT, WIDTH = 64, 96
 MODEL, ONNX = "midas_tiny_64x96.mindir", "midas_tiny.onnx"
@@ -53,7 +54,7 @@ def build(repo, lite, folder, *flags):
         env={**os.environ, "MINDSPORE_LITE_HOME": str(lite)},
     )
     if any(text in done.stderr for text in NOT_HERE):
-        pytest.skip(done.stderr.splitlines()[-1])
+        runner_is_missing(done.stderr.splitlines()[-1])
     assert done.returncode == 0, (folder / "build.log").read_text()
     assert done.stdout.splitlines()[-1] == str(folder / "main")
     return folder / "main"
@@ -86,21 +87,8 @@ def fixtures(repo):
 @pytest.fixture(scope="session")
 def infer(fixtures):
     """The network as Python runs it: from 8-bit RGB to inverse depth."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    session = onnxruntime.InferenceSession(str(fixtures / ONNX), providers=["CPUExecutionProvider"])
-    steps = (
-        Resize(WIDTH, HEIGHT, resize_target=False),
-        NormalizeImage([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-        PrepareForNet(),
-    )
-
-    def predict(image):
-        sample = {"image": image}
-        for step in steps:
-            sample = step(sample)
-        return session.run(None, {"image": sample["image"][None]})[0][0]
-
-    return predict
+    predictor = OnnxRuntimePredictor(fixtures / ONNX, shapes="fixed", width=WIDTH, height=HEIGHT)
+    return lambda image: predictor.infer(predictor.prepare(image))
 
 
 def predict(runner, model, path, name, result, *flags, **options):
