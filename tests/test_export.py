@@ -91,7 +91,10 @@ def with_mindspore(path):
 
 
 def with_onnxruntime(path):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    # Otherwise ONNX Runtime 1.23 makes padding a part of the pool after it even where the pool does not allow it.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda array: session.run(["inverse_depth"], {"image": array})[0]
 
 
