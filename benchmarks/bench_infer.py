@@ -5,7 +5,7 @@ Needs requirements-dev.txt. The first run makes 1.7 GB of files with random weig
 python benchmarks/bench_infer.py --folder /tmp/midas_models
 python benchmarks/bench_infer.py --folder /tmp/midas_models --runner RUNNER --runner_model FULL_384x384.mindir
 
-The C++ runner times itself, on eight pictures; docs/deploy.md says how to convert a model for its library.
+The C++ runner times itself, on four pictures; docs/deploy.md says how to convert a model for its library.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +23,7 @@ import mindspore  # noqa: E402, F401  before torch, see README
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from full_network import make_files  # noqa: E402
-from side_by_side import compare, machine  # noqa: E402
+from side_by_side import Seconds, compare, machine  # noqa: E402
 from torch_midas import TorchMidas  # noqa: E402
 
 from preprocess.make_sample import make_sample  # noqa: E402
@@ -69,16 +70,13 @@ def forward_contenders(paths, image):
     return contenders
 
 
-def runner_seconds(runner, model, size):
-    """Returns the seconds an image that the C++ runner measures on eight pictures."""
-    with tempfile.TemporaryDirectory() as folder:
-        make_sample(Path(folder), train=0, eval_count=8, size=size)
-        words = ["--midas_file", model, "--image_path", Path(folder) / "Kitti_raw_data", "--dataset_name", "Kitti"]
-        words += ["--device", "CPU", "--result_path", Path(folder) / "result_Files"]
-        subprocess.run([runner, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
-        text = (Path(folder) / "time_Result" / "test_perform_static.txt").read_text()
-    print(text.strip())
-    return float(re.search(r"average inference time.*?: ([0-9.]+) ms", text)[1]) / 1000
+def run_runner(runner, model, folder):
+    """Runs the C++ runner on the pictures of a folder; returns the seconds an image that it measures."""
+    words = ["--midas_file", model, "--image_path", folder / "Kitti_raw_data", "--dataset_name", "Kitti"]
+    words += ["--device", "CPU", "--result_path", folder / "result_Files"]
+    subprocess.run([runner, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+    text = (folder / "time_Result" / "test_perform_static.txt").read_text()
+    return Seconds(float(re.search(r"average inference time.*?: ([0-9.]+) ms", text)[1]) / 1000)
 
 
 def main():
@@ -98,10 +96,11 @@ def main():
     expected = contenders[PYTORCH]()
     for name, run in contenders.items():
         print(f"{name}: differs from {PYTORCH} by {np.abs(run() - expected).max() / np.abs(expected).max():.1e}")
-    medians = compare(contenders, options.rounds)
-    if options.runner:
-        seconds = runner_seconds(options.runner, options.runner_model, (options.width, options.height))
-        print(f"C++ runner: {seconds:.3f} s, {seconds / medians[PYTORCH]:.2f} of {PYTORCH}")
+    with tempfile.TemporaryDirectory() as name:
+        if options.runner:
+            make_sample(Path(name), train=0, eval_count=4, size=(options.width, options.height))
+            contenders["C++ runner"] = partial(run_runner, options.runner, options.runner_model, Path(name))
+        medians = compare(contenders, options.rounds)
     theirs = {name: seconds for name, seconds in medians.items() if name.startswith("PyTorch")}
     ours = {name: seconds for name, seconds in medians.items() if name not in theirs}
     (fast, one), (other, two) = (min(group.items(), key=lambda item: item[1]) for group in (ours, theirs))

@@ -10,7 +10,9 @@ import pytest
     ("words", "expected"),
     [
         (["bench_data.py", "--max_pairs", "2", "--rounds", "1", "--steps", "3"], "2 worker processes, batches of 2: "),
-        (["bench_network.py", "--help"], "{forward,train}"),  # the full network takes too long here
+        (["bench_network.py", "--help"], "{forward,train}"),  # the full network takes too long here, and below
+        (["bench_infer.py", "--help"], "--runner_model"),
+        (["bench_cold.py", "--help"], "--photo"),
     ],
 )
 def test_benchmark(repo, words, expected):
