@@ -11,6 +11,7 @@ import resource
 import shutil
 import struct
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -615,22 +616,35 @@ def test_help_and_the_default_device(plain, fixtures, eval_data, tmp_path):
 # Building
 
 
-def test_build_after_a_move(repo, tmp_path):
-    """CMake refuses the folder of a build that has been moved or copied. Here a small project is in place of ours."""
-    first = tmp_path / "first" / "ascend310_infer"
-    first.mkdir(parents=True)
-    shutil.copy(repo / "ascend310_infer" / "build.sh", first)
-    (first / "CMakeLists.txt").write_text(
+def small_project(repo, root, command):
+    """build.sh with a project that takes no time to build."""
+    folder = root / "ascend310_infer"
+    folder.mkdir(parents=True)
+    shutil.copy(repo / "ascend310_infer" / "build.sh", folder)
+    (folder / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.16)\nproject(small LANGUAGES NONE)\n"
-        "add_custom_target(main ALL COMMAND ${CMAKE_COMMAND} -E copy ${CMAKE_SOURCE_DIR}/CMakeLists.txt main)\n"
+        f"add_custom_target(main ALL {command} COMMAND ${{CMAKE_COMMAND}} -E touch main)\n"
     )
-    assert build(first.parent, tmp_path).is_file()
+
+
+def test_build_after_a_move(repo, tmp_path):
+    """CMake refuses what it has made for another folder."""
+    small_project(repo, tmp_path / "first", "")
+    assert build(tmp_path / "first", tmp_path).is_file()
     shutil.copytree(tmp_path / "first", tmp_path / "copied")
     for root in ("copied", "first"):
         main = tmp_path / root / "ascend310_infer" / "build" / "main"
         main.unlink()
         assert build(tmp_path / root, tmp_path) == main
         assert main.is_file()
+
+
+def test_builds_that_start_together(repo, tmp_path):
+    """As when two sets are run at the same time."""
+    small_project(repo, tmp_path, "COMMAND mkdir busy COMMAND sleep 0.5 COMMAND rmdir busy")
+    with ThreadPoolExecutor() as pool:
+        mains = list(pool.map(lambda _: build(tmp_path, tmp_path), range(3)))
+    assert mains == [tmp_path / "ascend310_infer" / "build" / "main"] * 3
 
 
 def test_build_and_sdk_scripts_say_what_is_wrong(repo, plain, tmp_path):
