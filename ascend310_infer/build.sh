@@ -67,7 +67,7 @@ fi
 { : >"$log"; } 2>/dev/null || fail "$log: expected a file that can be written to"
 # CMake refuses what it has made for another folder: the repository has been moved or copied.
 cache=$build/CMakeCache.txt
-if [ -f "$cache" ]; then
+if grep -qs '^CMAKE_PROJECT_NAME:STATIC=midas_infer$' "$cache"; then
     made_in=$(sed -n 's/^CMAKE_CACHEFILE_DIR:INTERNAL=//p' "$cache")
     made_of=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$cache")
     if ! [[ $made_in -ef $build && $made_of -ef $here ]]; then

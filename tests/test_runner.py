@@ -622,7 +622,7 @@ def small_project(repo, root, command):
     folder.mkdir(parents=True)
     shutil.copy(repo / "ascend310_infer" / "build.sh", folder)
     (folder / "CMakeLists.txt").write_text(
-        "cmake_minimum_required(VERSION 3.16)\nproject(small LANGUAGES NONE)\n"
+        "cmake_minimum_required(VERSION 3.16)\nproject(midas_infer LANGUAGES NONE)\n"
         f"add_custom_target(main ALL {command} COMMAND ${{CMAKE_COMMAND}} -E touch main)\n"
     )
 
