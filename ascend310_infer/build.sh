@@ -48,7 +48,7 @@ if [ -z "${MINDSPORE_LITE_HOME:-}" ]; then
             "(for a CPU build: bash $here/get_sdk.sh)"
 fi
 
-mkdir -p "$build" || fail "$build: expected a folder that can be written to"
+mkdir -p "$build" 2>/dev/null || fail "$build: expected a folder that can be written to"
 log=$build/build.log
 run() {
     "$@" >>"$log" 2>&1 && return
@@ -59,7 +59,21 @@ run() {
     [ -n "$reason" ] || reason=$(grep -m 1 -E 'error|Error' "$log" || tail -n 1 "$log")
     fail "the build failed: $reason (all of it: $log)"
 }
-: >"$log"
+# Runs of several sets may start together: one builds, the others find it built.
+if command -v flock >/dev/null; then
+    { exec 9>"$build/.lock"; } 2>/dev/null || fail "$build: expected a folder that can be written to"
+    flock 9
+fi
+{ : >"$log"; } 2>/dev/null || fail "$log: expected a file that can be written to"
+# CMake refuses what it has made for another folder: the repository has been moved or copied.
+cache=$build/CMakeCache.txt
+if grep -qs '^CMAKE_PROJECT_NAME:STATIC=midas_infer$' "$cache"; then
+    made_in=$(sed -n 's/^CMAKE_CACHEFILE_DIR:INTERNAL=//p' "$cache")
+    made_of=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$cache")
+    if ! [[ $made_in -ef $build && $made_of -ef $here ]]; then
+        rm -rf "$cache" "$build/CMakeFiles"
+    fi
+fi
 run cmake -S "$here" -B "$build" -DCMAKE_BUILD_TYPE=Release -DMIDAS_SANITIZE="$sanitize" \
     -DMINDSPORE_LITE_HOME="$MINDSPORE_LITE_HOME"
 run cmake --build "$build" --parallel "$(nproc)"

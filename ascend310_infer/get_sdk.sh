@@ -19,7 +19,7 @@ fail() {
 
 [ $# -le 1 ] || status=2 fail "expected at most one folder, found $# arguments"
 case ${1:-} in -*) status=2 fail "expected a folder, found $1" ;; esac
-mkdir -p "$folder" || fail "$folder: expected a folder that can be written to"
+mkdir -p "$folder" 2>/dev/null || fail "$folder: expected a folder that can be written to"
 home=$(cd "$folder" && pwd)/mindspore_lite-$release
 
 if [ ! -d "$home" ]; then

@@ -48,7 +48,9 @@ choose_python
 
 logs=$PWD/infer_logs
 results=$PWD/result_Files
-mkdir -p "$logs"
+if ! { mkdir -p "$logs" && [ -w "$logs" ]; } 2>/dev/null; then
+    fail "$logs: expected a folder that can be written to"
+fi
 
 # Runs a step and keeps what it prints, which is shown as well unless "hide" is given. Ends the script if it fails.
 step() {

@@ -69,6 +69,20 @@ def lite(repo):
 
 
 @pytest.fixture(scope="session")
+def infer_home(repo, tmp_path_factory):
+    """A copy of what run_infer_310.sh needs: the runner is built there, and not where the user's own may be."""
+    folder = tmp_path_factory.mktemp("infer") / "the répository"
+    (folder / "scripts").mkdir(parents=True)
+    for name in ("common.sh", "run_infer_310.sh"):
+        shutil.copy(repo / "scripts" / name, folder / "scripts")
+    build = shutil.ignore_patterns("build", "build_sanitize", "sdk")
+    shutil.copytree(repo / "ascend310_infer", folder / "ascend310_infer", ignore=build)
+    for name in ("postprocess.py", "config.yaml", "src"):
+        (folder / name).symlink_to(repo / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def train_data(tmp_path_factory):
     """A data folder with ten small training pairs."""
     folder = tmp_path_factory.mktemp("train_data")

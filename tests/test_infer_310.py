@@ -178,8 +178,8 @@ MINDIR, ONNX = "tests/fixtures/midas_tiny_64x96.mindir", "tests/fixtures/midas_t
 HEIGHT, WIDTH = 64, 96  # of the network input
 
 
-def run_or_skip(repo, folder, lite, *words):
-    result = run(repo, folder, *words, MINDSPORE_LITE_HOME=lite)
+def run_or_skip(root, folder, lite, *words):
+    result = run(root, folder, *words, MINDSPORE_LITE_HOME=lite)
     if any(text in result.stderr for text in NOT_HERE):
         runner_is_missing(result.stderr.splitlines()[-1])
     return result
@@ -194,12 +194,12 @@ def scores_of_python(repo, data, name, ann_file):
 
 
 @pytest.mark.parametrize("name", ["Kitti", "TUM", "Sintel"])
-def test_runner_from_build_to_score(repo, eval_data, lite, tmp_path, name):
+def test_runner_from_build_to_score(infer_home, repo, eval_data, lite, tmp_path, name):
     folder = tmp_path / "hier und dört"
     folder.mkdir()
     model = shutil.copy(repo / MINDIR, folder / "midas ü.mindir")
     words = (model, eval_data / FOLDERS.get(name, name), name, "0", "--device", "CPU", "--show_published", "False")
-    result = run_or_skip(repo, folder, lite, *words)
+    result = run_or_skip(infer_home, folder, lite, *words)
     assert result.returncode == 0, result.stdout + result.stderr
     values = json.loads((folder / "result_val.json").read_text())
     expected = scores_of_python(repo, eval_data, name, tmp_path / "val.json")
@@ -210,10 +210,17 @@ def test_runner_from_build_to_score(repo, eval_data, lite, tmp_path, name):
     assert sorted(os.listdir(folder / "infer_logs")) == ["build.log", "infer.log", "score.log"]
 
 
-def test_runner_that_cannot_read_a_model(repo, eval_data, lite, tmp_path):
+def test_folder_that_cannot_be_written(infer_home, repo, eval_data, tmp_path):
+    (tmp_path / "infer_logs").touch()
+    result = run(infer_home, tmp_path, repo / MINDIR, eval_data / "TUM", "TUM")
+    assert result.returncode == 2
+    assert result.stderr == f"error: {tmp_path / 'infer_logs'}: expected a folder that can be written to\n"
+
+
+def test_runner_that_cannot_read_a_model(infer_home, eval_data, lite, tmp_path):
     model = tmp_path / "broken.mindir"
     model.write_bytes(b"no model")
-    result = run_or_skip(repo, tmp_path, lite, model, eval_data / "TUM", "TUM", "--device=CPU")
+    result = run_or_skip(infer_home, tmp_path, lite, model, eval_data / "TUM", "TUM", "--device=CPU")
     assert result.returncode == 1
     first, *rest = result.stderr.splitlines()
     assert first.startswith("error: infer failed with status 1")
@@ -222,9 +229,9 @@ def test_runner_that_cannot_read_a_model(repo, eval_data, lite, tmp_path):
     assert not (tmp_path / "result_val.json").exists()
 
 
-def test_build_without_an_sdk(repo, eval_data, tmp_path):
+def test_build_without_an_sdk(infer_home, repo, eval_data, tmp_path):
     model = shutil.copy(repo / MINDIR, tmp_path)
-    result = run_or_skip(repo, tmp_path, tmp_path / "gone", model, eval_data / "TUM", "TUM")
+    result = run_or_skip(infer_home, tmp_path, tmp_path / "gone", model, eval_data / "TUM", "TUM")
     assert result.returncode == 1
     first, *rest = result.stderr.splitlines()
     assert first.startswith("error: build failed with status 1")

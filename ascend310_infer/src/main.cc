@@ -292,7 +292,10 @@ int Run(const std::vector<std::string> &arguments) {
 
 int main(int count, char **arguments) {
   try {
-    return Run({arguments + 1, arguments + count});
+    const int status = Run({arguments + 1, arguments + count});
+    const bool is_told = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+    if (!is_told) throw midas::RunError("standard output cannot be written to");
+    return status;
   } catch (const midas::UsageError &error) {
     midas::PrintLine("error", error.what());
     return kStatusUsage;

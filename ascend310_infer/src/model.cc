@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <new>
 #include <optional>
 #include <thread>
 
@@ -66,6 +67,7 @@ std::optional<std::string> Try(Call call) {
   const std::string reason = captured ? ReasonIn(captured->Text()) : "";
   if (!reason.empty()) text = reason;
   text = text.substr(0, text.find('\n'));
+  if (text.find("bad_alloc") != std::string::npos) throw std::bad_alloc();  // the library catches it
   return text.empty() ? "no reason given; set GLOG_v=1 to see its log" : text;
 }
 
@@ -76,9 +78,11 @@ std::string ShapeText(const std::vector<std::int64_t> &shape) {
 }
 
 std::string TensorText(const MSTensor &tensor) {
-  const bool is_float = tensor.DataType() == mindspore::DataType::kNumberTypeFloat32;
-  return (is_float ? "float32 " : "type " + std::to_string(static_cast<int>(tensor.DataType())) + " ") +
-         ShapeText(tensor.Shape());
+  const mindspore::DataType type = tensor.DataType();
+  std::string name = "type " + std::to_string(static_cast<int>(type));
+  if (type == mindspore::DataType::kNumberTypeFloat32) name = "float32";
+  if (type == mindspore::DataType::kNumberTypeFloat16) name = "float16";
+  return name + " " + ShapeText(tensor.Shape());
 }
 
 std::shared_ptr<mindspore::Context> MakeContext(Device device, std::uint32_t device_id) {
@@ -165,7 +169,9 @@ std::vector<float> DepthModel::Predict(const std::vector<float> &image) {
   const auto count = static_cast<std::size_t>(std::max<std::int64_t>(outputs[0].ElementNum(), 0));
   if (!is_map || outputs[0].DataType() != mindspore::DataType::kNumberTypeFloat32 || !data ||
       outputs[0].DataSize() != count * sizeof(float)) {
-    throw RunError("inference failed: expected float32 (1, H, W), found " + TensorText(outputs[0]));
+    const bool is_half = outputs[0].DataType() == mindspore::DataType::kNumberTypeFloat16;
+    throw RunError("inference failed: expected float32 (1, H, W), found " + TensorText(outputs[0]) +
+                   (is_half ? "; convert it with output_type=FP32 under [ascend_context]" : ""));
   }
   output_height_ = static_cast<std::size_t>(rows);
   output_width_ = static_cast<std::size_t>(columns);
