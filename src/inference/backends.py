@@ -173,8 +173,10 @@ def load_predictor(
 
     if isinstance(model, Graph):
         return MindSporePredictor(load_mindir(model.path), **settings)
+    shapes = settings.get("shapes", "dynamic")
+    size = (settings["height"], settings["width"]) if shapes == "fixed" else None
     enable_compile_cache(
-        backend.use_cache, ("predict", backend.device_target, network), shapes_vary=settings.get("shapes") == "static"
+        backend.use_cache, ("predict", backend.device_target, network, shapes, size), shapes_vary=shapes == "static"
     )
     net, said = build_network(model, network, key)
     print(*said, sep="\n")
