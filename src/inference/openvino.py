@@ -1,13 +1,22 @@
 """Predictions of an ONNX file by OpenVINO, on the processor."""
 
+import sys
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
-import openvino
 
 from src.common.errors import CheckpointError
 from src.inference.predictor import Predictor
+
+# Of OpenVINO, this part converts models of other programs. It takes most of the import, and it sends statistics of use
+# over the network, from a process of its own. OpenVINO does without it where it is not there.
+_CONVERTER = "openvino.tools.ovc"
+sys.modules.setdefault(_CONVERTER, None)
+import openvino  # noqa: E402
+
+if sys.modules[_CONVERTER] is None:
+    del sys.modules[_CONVERTER]
 
 _HINT = {"fp32": "f32", "bf16": "bf16"}
 
