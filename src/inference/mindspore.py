@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from src.inference.predictor import Predictor, refusals_of
+from src.inference.predictor import Predictor, as_map, refusals_of
 
 
 class MindSporePredictor(Predictor):
@@ -33,7 +33,7 @@ class MindSporePredictor(Predictor):
         self._seen.add(() if self.shapes == "dynamic" else prepared.shape)
         self.compilations = len(self._seen)
         with _refusals_of(self._mindir) if self._mindir else nullcontext():
-            return self.net(self._tensor(prepared))[0].asnumpy()
+            return as_map(self.net(self._tensor(prepared)).asnumpy(), prepared)
 
 
 def load_mindir(path: Path) -> Any:

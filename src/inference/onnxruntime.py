@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 
 from src.common.errors import UsageError
-from src.inference.predictor import Predictor, refusals_of
+from src.inference.predictor import Predictor, as_map, refusals_of
 
 _PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider", "Ascend": "CANNExecutionProvider"}
 _PACKAGES = {"CPU": "onnxruntime", "GPU": "onnxruntime-gpu", "Ascend": "onnxruntime-cann"}
@@ -62,4 +62,4 @@ class OnnxRuntimePredictor(Predictor):
 
     def _run(self, prepared: np.ndarray) -> np.ndarray:
         with refusals_of(self._what, Exception):
-            return self._session.run(None, {self._input: prepared})[0]
+            return as_map(self._session.run(None, {self._input: prepared})[0], prepared)

@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from src.inference.predictor import Predictor, refusals_of
+from src.inference.predictor import Predictor, as_map, refusals_of
 
 # Of OpenVINO, this part converts models of other programs. It takes most of the import, and it sends statistics of use
 # over the network, from a process of its own. OpenVINO does without it where it is not there.
@@ -54,6 +54,6 @@ class OpenVinoPredictor(Predictor):
         self.compilations = 1
 
     def _run(self, prepared: np.ndarray) -> np.ndarray:
-        with refusals_of(self._what, RuntimeError):
+        with refusals_of(self._what, RuntimeError, ValueError):
             # The request keeps its output and writes the next one into the same memory.
-            return self._request.infer([prepared], share_inputs=True)[0].copy()
+            return as_map(self._request.infer([prepared], share_inputs=True)[0].copy(), prepared)

@@ -94,18 +94,21 @@ class Predictor(ABC):
             CheckpointError: The network is an exported one of another kind: it cannot take the image, or its output has
                 another size.
         """
-        output, size = self._run(prepared), prepared.shape[2:]
-        if output.size != size[0] * size[1]:
-            found = " x ".join(map(str, output.shape))
-            raise CheckpointError(
-                f"expected a network whose output has the size of the image, {size[0]} x {size[1]}, found {found}"
-            )
-        output = output.reshape(size)
+        output = self._run(prepared)
         return output.max() - output if self.invert_output else output
 
     @abstractmethod
     def _run(self, prepared: np.ndarray) -> np.ndarray:
         """Runs the network: float32 (1, 3, h, w) -> (h, w), >= 0, with sides of 1 wherever the network has them."""
+
+
+def as_map(output: np.ndarray, prepared: np.ndarray) -> np.ndarray:
+    """Returns the output of a network as (h, w), which are the sides of the image; ValueError if it has others."""
+    size = prepared.shape[2:]
+    if output.shape[-2:] != size or output.size != size[0] * size[1]:
+        expected, found = (" x ".join(map(str, shape)) for shape in (size, output.shape))
+        raise ValueError(f"expected an output of the size of the image, {expected}, found {found}")
+    return output.reshape(size)
 
 
 _LONGEST = 400  # characters of a reason
