@@ -23,12 +23,12 @@ def create_network(name: str, *, checkpoint: str = "", **kwargs: Any) -> "MidasN
     if name.lower() not in ("midas", "midasnet"):
         raise NotImplementedError(f"{name}: expected midas, the only network of this project")
     from src.midas_net import MidasNet
-    from src.weights.checkpoint import load_into, open_weights
+    from src.weights.checkpoint import build_network, open_weights
 
     weights = open_weights(checkpoint, "checkpoint", whole=True)
     if weights is None:
         return MidasNet(**kwargs)
     decided = weights.settings({"width_per_group": kwargs.get("width_per_group")})
-    net = MidasNet(**{**{key: value for key, value in decided.items() if not key.startswith("nm_")}, **kwargs})
-    load_into(net, weights)
+    sizes = {key: value for key, value in decided.items() if not key.startswith("nm_")}
+    net, _ = build_network(weights, {**sizes, **kwargs}, "checkpoint")  # without random values before those of the file
     return net.set_train(False)

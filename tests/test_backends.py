@@ -13,16 +13,17 @@ import onnx
 import pytest
 from conftest import TINY, TINY_FLAGS
 
+from src.common import compile_cache
 from src.common.errors import CheckpointError, UsageError
 from src.config import load_config, settle
 from src.export.mindir import write_mindir
 from src.export.onnx_graph import write_onnx
 from src.inference import backends
-from src.inference.backends import choose_backend, load_predictor, open_model
+from src.inference.backends import Backend, choose_backend, load_predictor, open_model
 from src.midas_net import MidasNet
 from src.util import read_pfm
 from src.weights.checkpoint import save_checkpoint
-from src.weights.graphs import ABOUT, Graph, read_graph
+from src.weights.graphs import ABOUT, Graph, graph_format, read_graph
 
 SIZES = ((64, 96), (96, 32))  # height, width
 FIXED = SIZES[0]
@@ -116,7 +117,7 @@ def test_shapes(files, network, shapes, backend):
         sizes.add(prepared.shape[2:])
         assert predictor.infer(prepared) == pytest.approx(network.infer(prepared), rel=1e-4, abs=1e-5)
     assert sizes == ({(64, 96)} if shapes == "fixed" else {(64, 96), (64, 32)})
-    assert predictor.compilations == (len(sizes) if backend == "openvino" else 1)
+    assert predictor.compilations == 1  # OpenVINO would keep the weights once more for each size
 
 
 def test_bf16(files, network):
@@ -214,8 +215,9 @@ def test_missing_packages_are_named(files, monkeypatch):
     for backend in ("openvino", "onnxruntime"):
         with pytest.raises(UsageError, match=f"the package {backend}, found none; pip install -r requirements-deploy"):
             choose_backend(model, "auto", 0, 1, backend)
-    with pytest.raises(UsageError, match=r"the package mindspore, found none; pip install -r requirements\.txt"):
-        choose_backend(None, "auto", 0, 1)
+    for use in (lambda: choose_backend(None, "auto", 0, 1), lambda: open_model(files["tiny.ckpt"], "")):
+        with pytest.raises(UsageError, match=r"the package mindspore, found none; pip install -r requirements\.txt"):
+            use()
 
 
 def test_cache_of_openvino(files, tmp_path, monkeypatch):
@@ -227,6 +229,41 @@ def test_cache_of_openvino(files, tmp_path, monkeypatch):
     second = load_predictor(model, "", backend, {})
     prepared = first.prepare(image(FIXED))
     assert (first.infer(prepared) == second.infer(prepared)).all()
+
+
+def test_compile_caches_tell_shapes_apart(files, tmp_path, monkeypatch):
+    """MindSpore takes a kept graph for the present one whatever its size."""
+    kept = []
+    monkeypatch.setattr(compile_cache, "keep_compiled_graphs", kept.append)
+    monkeypatch.setattr(compile_cache, "_FOLDER", tmp_path)
+    sizes = {"dynamic": [(64, 96), (96, 64)], "fixed": [(64, 96), (96, 64)], "static": [(64, 96)]}
+    for shapes, pairs in sizes.items():
+        for height, width in pairs:
+            model = open_model(files["tiny.ckpt"], "")
+            backend = Backend("mindspore", "CPU", 0, "fp32", use_cache=True)
+            network = {**TINY, "network_ops": "midas"}
+            load_predictor(model, "", backend, network, shapes=shapes, height=height, width=width)
+    assert kept[0] == kept[1]
+    assert len({*kept}) == 3
+    assert len(kept) == 4
+
+
+@pytest.mark.parametrize(("file", "name"), [("fixed.mindir", "MindSpore"), ("tiny.onnx", "ONNX Runtime")])
+def test_caches_that_there_are_not(files, file, name, capsys):
+    backend = {"MindSpore": "mindspore", "ONNX Runtime": "onnxruntime"}[name]
+    model = open_model(files[file], "")
+    load_predictor(model, "", choose_backend(model, "CPU", 0, 1, backend, enable_compile_cache=True), {})
+    assert f"enable_compile_cache: not used, {name} keeps no {model.format}" in capsys.readouterr().err
+
+
+def test_openvino_sends_nothing(repo):
+    """Its statistics of use come from a module, a thread and a process of their own."""
+    code = "import sys, threading, src.inference.openvino; print(threading.active_count(), *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, timeout=60)
+    threads, *modules = done.stdout.split()
+    assert threads == "1", done.stderr
+    assert "openvino" in modules
+    assert not {name for name in modules if name.startswith(("openvino_telemetry", "openvino.tools.ovc"))}
 
 
 # ---- scripts
@@ -344,17 +381,78 @@ def test_changed_bytes_never_escape_as_other_errors(files, tmp_path, name):
             open_model(path, "")
 
 
-def test_openvino_and_onnxruntime_say_why(tmp_path):
+def save_onnx(path, nodes, inputs, initializers=()):
+    """Writes an ONNX model: inputs are name -> (type, shape), the last output of the nodes is its output."""
     value = onnx.helper.make_tensor_value_info
-    node = onnx.helper.make_node("NoSuchOperator", ["x"], ["y"])
-    shape = [1, 3, 64, 96]
-    graph = onnx.helper.make_graph([node], "other", [value("x", 1, shape)], [value("y", 1, [1, 64, 96])])
-    path = tmp_path / "other.onnx"
+    inputs = [value(name, *kind) for name, kind in inputs.items()]
+    outputs = [value(nodes[-1].output[0], onnx.TensorProto.FLOAT, None)]
+    graph = onnx.helper.make_graph(nodes, "other", inputs, outputs, list(initializers))
     onnx.save(onnx.helper.make_model(graph, ir_version=6, opset_imports=[onnx.helper.make_opsetid("", 11)]), path)
-    for name in ("openvino", "onnxruntime"):
-        with pytest.raises(CheckpointError, match="NoSuchOperator") as caught:
-            load(path, name)
-        assert "\n" not in str(caught.value)
+
+
+FLOAT, WHOLE = onnx.TensorProto.FLOAT, [1, 3, 64, 96]
+MEAN = onnx.helper.make_node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=0)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_openvino_and_onnxruntime_say_why(tmp_path, backend):
+    path = tmp_path / "other.onnx"
+    save_onnx(path, [onnx.helper.make_node("NoSuchOperator", ["x"], ["y"])], {"x": (FLOAT, WHOLE)})
+    with pytest.raises(CheckpointError, match="NoSuchOperator") as caught:
+        load(path, backend)
+    assert str(caught.value).startswith(f"{path}: O")
+    assert "\n" not in str(caught.value)
+
+    # any size by its own account, but one alone inside
+    half = onnx.helper.make_tensor("half", FLOAT, WHOLE, np.full(WHOLE, 0.5))
+    nodes = [onnx.helper.make_node("Mul", ["x", "half"], ["m"]), onnx.helper.make_node("Relu", ["m"], ["y"])]
+    save_onnx(path, nodes, {"x": (FLOAT, [1, 3, "height", "width"])}, [half])
+    with pytest.raises(CheckpointError) as caught:
+        load(path, backend).infer(np.zeros((1, 3, 32, 32), np.float32))
+    assert str(caught.value).startswith(f"{path}: O")
+    assert "\n" not in str(caught.value)
+
+    save_onnx(path, [onnx.helper.make_node("Relu", ["x"], ["y"])], {"x": (FLOAT, WHOLE)})
+    with pytest.raises(
+        CheckpointError, match=r"other\.onnx: O.* the size of the image, 64 x 96, found 1 x 3 x 64 x 96"
+    ):
+        load(path, backend).infer(np.zeros(WHOLE, np.float32))
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_weights_that_are_listed_as_inputs(tmp_path, backend):
+    path = tmp_path / "a.onnx"
+    scale = onnx.helper.make_tensor("scale", FLOAT, [1, 3, 1, 1], [1, 2, 3])
+    nodes = [onnx.helper.make_node("Mul", ["image", "scale"], ["x"]), MEAN]
+    save_onnx(path, nodes, {"scale": (FLOAT, [1, 3, 1, 1]), "image": (FLOAT, WHOLE)}, [scale])
+    predictor = load(path, backend)
+    prepared = predictor.prepare(image(FIXED))
+    expected = (prepared[0] * np.reshape([1, 2, 3], (3, 1, 1))).mean(axis=0)
+    assert predictor.infer(prepared) == pytest.approx(expected, abs=1e-5)
+
+
+def test_mindir_of_another_generation(repo):
+    path = repo / "tests" / "fixtures" / "midas_tiny_64x96.mindir"  # as MindSpore Lite 2.0.0 wrote it
+    predictor = load(path)
+    with pytest.raises(CheckpointError) as caught:
+        predictor.infer(np.zeros(WHOLE, np.float32))
+    assert str(caught.value).startswith(f"{path}: MindSpore {ms.__version__} cannot run this model: ")
+    assert "Conv2DFusion" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_promise_a_graph(files, tmp_path):
+    path = tmp_path / "a.onnx"
+    for content in (b"", b"no model", bytes(100)):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"a\.onnx: expected a MINDIR or ONNX model, found a damaged or"):
+            open_model(path, "")
+    path.write_bytes(files["tiny.ckpt"].read_bytes())  # the content counts
+    assert open_model(path, "").whole
+    path.write_bytes(b"\x08\x02\x12\0\0\0\0\0{")  # a safetensors header of 1.2 MB, cut short
+    assert graph_format(path) is None
+    with pytest.raises(UsageError, match=r"name the file: .*tiny\.ckpt or .*tiny\.onnx"):
+        open_model(files["tiny.onnx"].parent, "")
 
 
 @pytest.mark.parametrize(
@@ -386,3 +484,18 @@ def test_other_inputs_are_refused(tmp_path, shape):
     onnx.save(onnx.helper.make_model(graph), path)
     with pytest.raises(CheckpointError, match="expected a network"):
         read_graph(path)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"x": (onnx.TensorProto.UINT8, WHOLE)}, "that takes float32 (type 1 of ONNX), found one of type 2"),
+        ({"x": (FLOAT, WHOLE), "z": (FLOAT, WHOLE)}, "of one input, an image, found one of 2"),
+    ],
+)
+def test_inputs_that_are_no_image(tmp_path, inputs, message):
+    path = tmp_path / "a.onnx"
+    save_onnx(path, [MEAN], inputs)
+    with pytest.raises(CheckpointError) as caught:
+        read_graph(path)
+    assert str(caught.value) == f"{path}: expected a network {message}"

@@ -7,6 +7,7 @@
 | .onnx | OpenVINO if it is installed, else ONNX Runtime; neither MindSpore nor PyTorch is imported |
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,16 +17,17 @@ from typing import Any, Optional, Union
 
 from src.common.compile_cache import OPENVINO_FOLDER, enable_compile_cache
 from src.common.device import setup_device
-from src.common.errors import UsageError
+from src.common.errors import CheckpointError, UsageError
 from src.inference.predictor import Predictor
 from src.weights.checkpoint import Weights, build_network, open_weights
+from src.weights.formats import format_of
 from src.weights.graphs import ONNX, Graph, graph_format, read_graph
 
 Model = Union[Weights, Graph]
 
 _NAMES = {"mindspore": "MindSpore", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 _INSTALL = {
-    "mindspore": "pip install -r requirements.txt",
+    "mindspore": "pip install -r requirements.txt, or give an .onnx file",
     "openvino": "pip install -r requirements-deploy.txt, or choose backend onnxruntime",
     "onnxruntime": "pip install -r requirements-deploy.txt",
 }
@@ -76,9 +78,30 @@ def open_model(path: Union[str, Path], key: str) -> Optional[Model]:
         UsageError: There is no such file.
         CheckpointError: It does not hold a whole network.
     """
-    if path and Path(path).is_file() and graph_format(Path(path)):
-        return read_graph(Path(path))
+    if not path:
+        return None
+    path = Path(path)
+    if path.is_file():
+        if graph_format(path):
+            return read_graph(path)
+        if path.suffix.lower() in (".onnx", ".mindir"):
+            _expect_checkpoint(path)
+    if path.exists():  # reading checkpoints needs it, too
+        _require_package("mindspore")
     return open_weights(path, key, whole=True)
+
+
+def _expect_checkpoint(path: Path) -> None:
+    """Raises CheckpointError for what is named as an exported graph and is neither that nor a checkpoint."""
+    try:
+        format_of(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: expected a MINDIR or ONNX model, found a damaged or another file") from error
+
+
+def _require_package(backend: str) -> None:
+    if find_spec(backend) is None:
+        raise UsageError(f"backend {backend}: expected the package {backend}, found none; {_INSTALL[backend]}")
 
 
 def choose_backend(
@@ -112,8 +135,7 @@ def choose_backend(
         found = f"{held} ({model.path})" if model else held
         expected = "a checkpoint or a .mindir file" if is_onnx else "an .onnx file"
         raise UsageError(f"backend {backend}: expected {expected}, found {found}{'' if is_onnx else _MAKE_ONNX}")
-    if find_spec(backend) is None:
-        raise UsageError(f"backend {backend}: expected the package {backend}, found none; {_INSTALL[backend]}")
+    _require_package(backend)
     if precision == "bf16" and backend != "openvino":
         raise UsageError(f"precision bf16: expected backend openvino, found {backend}, which computes with fp32 here")
     if backend == "mindspore":
@@ -122,7 +144,7 @@ def choose_backend(
     if backend == "onnxruntime":
         from src.inference.onnxruntime import best_device
 
-        return Backend(backend, best_device(device_target), device_id, "fp32")
+        return Backend(backend, best_device(device_target), device_id, "fp32", use_cache=enable_compile_cache)
     if device_target not in ("auto", "CPU"):
         raise UsageError(f"device_target {device_target}: expected CPU for backend openvino; onnxruntime has others")
     from src.inference.openvino import has_bf16
@@ -159,6 +181,8 @@ def load_predictor(
         origin = f", exported from {checkpoint}" if checkpoint else ""
         size = f"{model.height}x{model.width}" if model.height else "any size"
         print(f"{model.path} ({model.format}{origin}; images of {size})")
+        if backend.use_cache and backend.name != "openvino":
+            print(f"enable_compile_cache: not used, {_NAMES[backend.name]} keeps no {model.format}", file=sys.stderr)
     if backend.name == "openvino":
         from src.inference.openvino import OpenVinoPredictor
 
@@ -172,9 +196,11 @@ def load_predictor(
     from src.inference.mindspore import MindSporePredictor, load_mindir
 
     if isinstance(model, Graph):
-        return MindSporePredictor(load_mindir(model.path), **settings)
+        return MindSporePredictor(load_mindir(model.path), model.path, **settings)
+    shapes = settings.get("shapes", "dynamic")
+    size = (settings["height"], settings["width"]) if shapes == "fixed" else None
     enable_compile_cache(
-        backend.use_cache, ("predict", backend.device_target, network), shapes_vary=settings.get("shapes") == "static"
+        backend.use_cache, ("predict", backend.device_target, network, shapes, size), shapes_vary=shapes == "static"
     )
     net, said = build_network(model, network, key)
     print(*said, sep="\n")

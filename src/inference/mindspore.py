@@ -1,12 +1,12 @@
 """Predictions by MindSpore: of a network of this project, or of a MINDIR file."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
-from src.common.errors import CheckpointError
-from src.inference.predictor import Predictor
+from src.inference.predictor import Predictor, as_map, refusals_of
 
 
 class MindSporePredictor(Predictor):
@@ -14,14 +14,16 @@ class MindSporePredictor(Predictor):
 
     Args:
         net: (1, 3, h, w) -> (1, h, w).
+        mindir: The file that it was read from, if it is not one of this project's code; its errors name it.
         **kwargs: See ``Predictor``.
     """
 
-    def __init__(self, net: Any, **kwargs: Any):
+    def __init__(self, net: Any, mindir: Optional[Path] = None, **kwargs: Any):
         super().__init__(**kwargs)
         import mindspore as ms
 
         self._tensor = ms.Tensor
+        self._mindir = mindir
         self.net = net.set_train(False)
         self._seen: set[tuple[int, ...]] = set()
         if self.shapes == "dynamic":
@@ -30,7 +32,8 @@ class MindSporePredictor(Predictor):
     def _run(self, prepared: np.ndarray) -> np.ndarray:
         self._seen.add(() if self.shapes == "dynamic" else prepared.shape)
         self.compilations = len(self._seen)
-        return self.net(self._tensor(prepared))[0].asnumpy()
+        with _refusals_of(self._mindir) if self._mindir else nullcontext():
+            return as_map(self.net(self._tensor(prepared)).asnumpy(), prepared)
 
 
 def load_mindir(path: Path) -> Any:
@@ -41,8 +44,11 @@ def load_mindir(path: Path) -> Any:
     """
     import mindspore as ms
 
-    try:
+    with _refusals_of(path):
         return ms.nn.GraphCell(ms.load(str(path)))
-    except (RuntimeError, ValueError) as error:
-        reason = next(filter(None, str(error).splitlines()), "no reason given")
-        raise CheckpointError(f"{path}: MindSpore {ms.__version__} cannot read this MINDIR file: {reason}") from error
+
+
+def _refusals_of(path: Path) -> AbstractContextManager:
+    import mindspore as ms
+
+    return refusals_of(f"{path}: MindSpore {ms.__version__}", RuntimeError, ValueError, TypeError)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from src.common.errors import CheckpointError, UsageError
-from src.inference.predictor import Predictor
+from src.common.errors import UsageError
+from src.inference.predictor import Predictor, as_map, refusals_of
 
 _PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider", "Ascend": "CANNExecutionProvider"}
 _PACKAGES = {"CPU": "onnxruntime", "GPU": "onnxruntime-gpu", "Ascend": "onnxruntime-cann"}
@@ -40,7 +40,7 @@ class OnnxRuntimePredictor(Predictor):
         **kwargs: See ``Predictor``.
 
     Raises:
-        CheckpointError: ONNX Runtime cannot read the file.
+        CheckpointError: ONNX Runtime cannot run what is in the file.
         UsageError: The device cannot be used.
     """
 
@@ -48,18 +48,18 @@ class OnnxRuntimePredictor(Predictor):
         super().__init__(**kwargs)
         provider = _PROVIDERS[device_target]
         options = {} if device_target == "CPU" else {"device_id": device_id}
-        quiet = onnxruntime.SessionOptions()
-        quiet.log_severity_level = 3  # errors alone
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), quiet, providers=[(provider, options)])
-        except Exception as error:  # its own exceptions have no common class
-            raise CheckpointError(
-                f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run this model: {' '.join(str(error).split())}"
-            ) from error
+        onnxruntime.set_default_logger_severity(3)  # errors alone
+        self._what = f"{path}: ONNX Runtime {onnxruntime.__version__}"
+        with refusals_of(self._what, Exception):  # its own exceptions have no common class
+            self._session = onnxruntime.InferenceSession(str(path), providers=[(provider, options)])
         if provider not in self._session.get_providers():  # it falls back to the processor
-            raise UsageError(f"device_target {device_target}, device_id {device_id}: ONNX Runtime cannot use it here")
+            raise UsageError(
+                f"device_target {device_target}, device_id {device_id}: ONNX Runtime cannot use it here; "
+                "--device_target CPU does without"
+            )
         self._input = self._session.get_inputs()[0].name
         self.compilations = 1
 
     def _run(self, prepared: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {self._input: prepared})[0].reshape(prepared.shape[2:])
+        with refusals_of(self._what, Exception):
+            return as_map(self._session.run(None, {self._input: prepared})[0], prepared)

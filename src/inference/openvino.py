@@ -1,13 +1,21 @@
 """Predictions of an ONNX file by OpenVINO, on the processor."""
 
+import sys
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
-import openvino
 
-from src.common.errors import CheckpointError
-from src.inference.predictor import Predictor
+from src.inference.predictor import Predictor, as_map, refusals_of
+
+# Of OpenVINO, this part converts models of other programs. It takes most of the import, and it sends statistics of use
+# over the network, from a process of its own. OpenVINO does without it where it is not there.
+_CONVERTER = "openvino.tools.ovc"
+sys.modules.setdefault(_CONVERTER, None)
+import openvino  # noqa: E402
+
+if sys.modules[_CONVERTER] is None:
+    del sys.modules[_CONVERTER]
 
 _HINT = {"fp32": "f32", "bf16": "bf16"}
 
@@ -27,38 +35,25 @@ class OpenVinoPredictor(Predictor):
         **kwargs: See ``Predictor``.
 
     Raises:
-        CheckpointError: OpenVINO cannot read the file.
+        CheckpointError: OpenVINO cannot run what is in the file.
     """
 
     def __init__(self, path: Path, precision: str = "fp32", cache: Optional[Path] = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self._core = openvino.Core()
-        self._hints = {"INFERENCE_PRECISION_HINT": _HINT[precision], "PERFORMANCE_HINT": "LATENCY"}
+        core = openvino.Core()
+        hints = {"INFERENCE_PRECISION_HINT": _HINT[precision], "PERFORMANCE_HINT": "LATENCY"}
         if cache:
-            self._hints["CACHE_DIR"] = str(cache)
-        self._requests: dict[tuple[int, ...], openvino.InferRequest] = {}
-        try:
-            self._model = self._core.read_model(str(path))
-            if self.shapes == "dynamic":
-                self._compile((1, 3, -1, -1))
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"{path}: OpenVINO {openvino.get_version()} cannot run this model: {_reason(error)}"
-            ) from error
-
-    def _compile(self, shape: tuple[int, ...]) -> "openvino.InferRequest":
-        if shape not in self._requests:
-            self._model.reshape(list(shape))
-            self._requests[shape] = self._core.compile_model(self._model, "CPU", self._hints).create_infer_request()
-            self.compilations += 1
-        return self._requests[shape]
+            hints["CACHE_DIR"] = str(cache)
+        self._what = f"{path}: OpenVINO {openvino.get_version().partition('-')[0]}"
+        # One network for all sizes: another one for each would keep the weights once more.
+        shape = (1, 3, self.height, self.width) if self.shapes == "fixed" else (1, 3, -1, -1)
+        with refusals_of(self._what, RuntimeError):
+            model = core.read_model(str(path))
+            model.reshape(list(shape))
+            self._request = core.compile_model(model, "CPU", hints).create_infer_request()
+        self.compilations = 1
 
     def _run(self, prepared: np.ndarray) -> np.ndarray:
-        request = self._compile((1, 3, -1, -1) if self.shapes == "dynamic" else prepared.shape)
-        # The request keeps its output and writes the next one into the same memory.
-        return request.infer([prepared], share_inputs=True)[0].copy().reshape(prepared.shape[2:])
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in reversed(lines) if line and not line.startswith("Exception from")), "no reason given")
+        with refusals_of(self._what, RuntimeError, ValueError):
+            # The request keeps its output and writes the next one into the same memory.
+            return as_map(self._request.infer([prepared], share_inputs=True)[0].copy(), prepared)

@@ -4,12 +4,15 @@ A predictor splits its work in two: ``prepare`` (CPU: resize, normalise) may run
 the network.
 """
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
 
+from src.common.errors import CheckpointError
 from src.common.names import RESIZE_METHODS
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize
 
@@ -27,8 +30,8 @@ class Predictor(ABC):
         resize_method: ``upper_bound``, ``lower_bound`` or ``minimal``, see ``src/utils/transforms.py``.
         invert_output: Turn the output round, for a network that predicts far as large.
         shapes: Of the images that the network sees. ``dynamic``: aspect ratio kept, any size is welcome. ``static``:
-            aspect ratio kept, what runs the network is made ready for each size that comes. ``fixed``: all images
-            become ``width`` x ``height``.
+            aspect ratio kept, MindSpore is made ready for each size that comes. ``fixed``: all images become
+            ``width`` x ``height``.
 
     Attributes:
         compilations: How often the network was made ready for a size or for all.
@@ -46,6 +49,7 @@ class Predictor(ABC):
         shapes: str = "dynamic",
     ):
         self.compilations = 0
+        self.width, self.height = width, height
         self.shapes = shapes
         self.resize_method = resize_method
         self.invert_output = invert_output
@@ -85,10 +89,48 @@ class Predictor(ABC):
 
         Returns:
             float32 (h, w), inverse depth >= 0: the network's output p, or max(p) - p.
+
+        Raises:
+            CheckpointError: The network is an exported one of another kind: it cannot take the image, or its output has
+                another size.
         """
         output = self._run(prepared)
         return output.max() - output if self.invert_output else output
 
     @abstractmethod
     def _run(self, prepared: np.ndarray) -> np.ndarray:
-        """Runs the network: float32 (1, 3, h, w) -> (h, w), >= 0."""
+        """Runs the network: float32 (1, 3, h, w) -> (h, w), >= 0, with sides of 1 wherever the network has them."""
+
+
+def as_map(output: np.ndarray, prepared: np.ndarray) -> np.ndarray:
+    """Returns the output of a network as (h, w), which are the sides of the image; ValueError if it has others."""
+    size = prepared.shape[2:]
+    if output.shape[-2:] != size or output.size != size[0] * size[1]:
+        expected, found = (" x ".join(map(str, shape)) for shape in (size, output.shape))
+        raise ValueError(f"expected an output of the size of the image, {expected}, found {found}")
+    return output.reshape(size)
+
+
+_LONGEST = 400  # characters of a reason
+
+
+@contextmanager
+def refusals_of(what: str, *errors: type[Exception]) -> Iterator[None]:
+    """Makes errors of a program that runs networks one line.
+
+    Args:
+        what: Names the file and the program.
+        *errors: The classes of its errors.
+
+    Raises:
+        CheckpointError: There was one.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise  # another image may be smaller
+    except errors as error:
+        lines = itertools.takewhile(lambda line: "C++ Call Stack" not in line, str(error).splitlines())
+        lines = (line.strip() for line in lines if line.strip(" -") and not line.startswith("Exception from"))
+        reason = " ".join(lines)[:_LONGEST] or type(error).__name__
+        raise CheckpointError(f"{what} cannot run this model: {reason}") from error

@@ -6,12 +6,14 @@ the libraries beneath fill up what is missing with whatever is in memory.
 
 import json
 import math
+import mmap
 import re
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +147,11 @@ def to_float32(array: np.ndarray, kind: str) -> np.ndarray:
 
 def _read_mindspore(path: Path) -> Content:
     arrays, others, extra = mindspore_arrays(path)
-    tensors = {
-        name: Stored(array.shape, lambda array=array, kind=kind: to_float32(array, kind))
-        for name, (array, kind) in arrays.items()
-    }
+
+    def read(array: np.ndarray, kind: str) -> np.ndarray:
+        return array if kind == "float32" else to_float32(array, kind)  # each has its own memory
+
+    tensors = {name: Stored(array.shape, partial(read, array, kind)) for name, (array, kind) in arrays.items()}
     return Content(MINDSPORE, tensors, others, extra)
 
 
@@ -168,7 +171,8 @@ def mindspore_arrays(path: Path) -> tuple[dict[str, tuple[np.ndarray, str]], lis
     from google.protobuf.message import DecodeError
     from mindspore.train.checkpoint_pb2 import Checkpoint
 
-    data = memoryview(path.read_bytes())
+    with open(path, "rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     has_crc = data[-_CRC_SIZE:][: len(_CRC_MARK)] == _CRC_MARK
     checksum = int.from_bytes(data[-_CRC_SIZE + len(_CRC_MARK) :], "big")
     body = data[:-_CRC_SIZE] if has_crc else data

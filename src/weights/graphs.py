@@ -20,6 +20,10 @@ ABOUT = "midas_export"  # the entry of the metadata that midas_export.py writes:
 
 # Paths of protobuf field numbers.
 _INPUT = {MINDIR: (7, 5), ONNX: (7, 11)}  # ModelProto.graph.input
+_INITIALIZER_NAME = (7, 5, 8)  # ModelProto.graph.initializer.name of ONNX, which may be listed as inputs, too
+_NAME = (1,)  # ValueInfoProto.name
+_TYPE = {MINDIR: (2, 2), ONNX: (2, 1, 1)}  # ValueInfoProto.tensor.data_type, or .type.tensor_type.elem_type
+_FLOAT32 = 1
 _MINDIR_SIDES = (2, 1)  # ValueInfoProto.tensor.dims
 _ONNX_SIDES = (2, 1, 2, 1)  # ValueInfoProto.type.tensor_type.shape.dim
 _ONNX_VALUE = (1,)  # dim_value; a name stands in its place for any size
@@ -65,10 +69,12 @@ def graph_format(path: Path) -> Optional[str]:
     """Tells an exported graph from other files, by its first bytes: ``MINDIR``, ``ONNX`` or None."""
     with open(path, "rb") as file:
         head = file.read(64)
+    if head[4:9] == b"\0\0\0\0{":  # safetensors: eight bytes of a number that can begin like any other format
+        return None
     # The first field of both is the version of the format: a text in MINDIR, a number in ONNX.
     if re.match(rb"\n.\d+\.\d+\.?\d*\x12\tMindSpore", head):
         return MINDIR
-    if re.match(rb"\x08[\x01-\x40][\x12\x1a\x22\x2a\x32\x3a\x42]", head):
+    if re.match(rb"\x08[\x01-\x40][\x12\x1a\x22\x28\x32\x3a\x42]", head):
         return ONNX
     return None
 
@@ -78,19 +84,26 @@ def read_graph(path: Path) -> Graph:
 
     Raises:
         CheckpointError: The file is neither MINDIR nor ONNX, is damaged or cut short, or is of a network that takes
-            anything but an RGB image.
+            anything but an RGB image in float32.
     """
     kind = graph_format(path)
     if kind is None:
         raise CheckpointError(f"{path}: expected a MINDIR or ONNX model, found another file")
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            sides, metadata = _read_model(data, kind)
+            inputs, metadata = _read_model(data, kind)
         about = json.loads(metadata.get(ABOUT.encode(), "{}"))
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: expected a model in {kind} format, found one that is damaged or cut short ({error})"
         ) from error
+    if len(inputs) != 1:
+        raise CheckpointError(f"{path}: expected a network of one input, an image, found one of {len(inputs)}")
+    number, sides = inputs[0]
+    if number != _FLOAT32:
+        raise CheckpointError(
+            f"{path}: expected a network that takes float32 (type {_FLOAT32} of {kind}), found one of type {number}"
+        )
     if len(sides) != 4 or sides[0] not in (1, None) or sides[1] not in (3, None):
         found = " x ".join("any" if side is None else str(side) for side in sides)
         raise CheckpointError(f"{path}: expected a network that takes 1 x 3 x height x width, found one of {found}")
@@ -102,21 +115,27 @@ def read_graph(path: Path) -> Graph:
     return Graph(path, kind, sides[2], sides[3], about)
 
 
-def _read_model(data: mmap.mmap, kind: str) -> tuple[list[Optional[int]], dict[str, str]]:
-    """Returns the sides of the first input, None for any, and the metadata."""
+def _read_model(data: mmap.mmap, kind: str) -> tuple[list[tuple[int, list[Optional[int]]]], dict[bytes, bytes]]:
+    """Returns the type and the sides of each input, None for any, and the metadata."""
     whole = 0, len(data)
-    image = next(_find(data, whole, _INPUT[kind]), None)
-    if image is None:
+    known = {data[slice(*name)] for name in _find(data, whole, _INITIALIZER_NAME)} if kind == ONNX else set()
+    inputs = []
+    for value in _find(data, whole, _INPUT[kind]):
+        if data[slice(*next(_find(data, value, _NAME), (0, 0)))] in known:
+            continue
+        if kind == ONNX:
+            sides = [next(_find(data, side, _ONNX_VALUE), None) for side in _find(data, value, _ONNX_SIDES)]
+        else:
+            sides = list(_find(data, value, _MINDIR_SIDES))
+        number = next(_find(data, value, _TYPE[kind]), 0)
+        inputs.append((number, [side if side and side < 2**31 else None for side in sides]))
+    if not inputs:
         raise ValueError("it has no input")
-    if kind == ONNX:
-        sides = [next(_find(data, side, _ONNX_VALUE), None) for side in _find(data, image, _ONNX_SIDES)]
-    else:
-        sides = list(_find(data, image, _MINDIR_SIDES))
     metadata = {}
     for entry in _find(data, whole, _METADATA):
         key, text = (next(_find(data, entry, field), (0, 0)) for field in (_KEY, _VALUE))
         metadata[data[slice(*key)]] = data[slice(*text)]
-    return [side if side and side < 2**31 else None for side in sides], metadata
+    return inputs, metadata
 
 
 def _find(data: mmap.mmap, message: Span, path: Sequence[int]) -> Iterator[Union[int, Span]]:

@@ -21,7 +21,7 @@ GET_ENCODER = (
     "--model_weights must name"
 )
 _CHECKPOINT = re.compile(r"Midas_(\d+)-(\d+)_(\d+)\.ckpt")
-_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")  # of files with weights, the likeliest first
+_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin", ".onnx", ".mindir")  # of networks, the likeliest first
 
 
 @dataclass(frozen=True)
