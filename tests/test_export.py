@@ -1,5 +1,6 @@
 """Exported networks: MINDIR and ONNX files compute what the network computes; the translator; midas_export.py."""
 
+import errno
 import json
 import os
 import signal
@@ -458,6 +459,18 @@ def test_what_is_complete_stays(export, tmp_path):
     assert os.listdir(tmp_path) == ["random_64x96.mindir"]
     note = json.loads(user_info(read_mindir(tmp_path / "random_64x96.mindir"))[ABOUT])
     assert (note["height"], note["width"], note["checkpoint"]) == (64, 96, "")
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("MINDIR", "64x96.mindir"), ("ONNX", "dynamic.onnx")])
+def test_a_full_disk_is_told_with_the_file(name, suffix, export, tmp_path, monkeypatch):
+    def fill(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(midas_export, "write_mindir", fill)  # ONNX is made of a MINDIR
+    with pytest.raises(OSError, match="No space left") as caught:
+        export(settings(tmp_path, "--file_format", name))
+    assert caught.value.filename == str(tmp_path / f"random_{suffix}")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_signal_ends_the_export_between_files(export, tmp_path, monkeypatch, capsys):
