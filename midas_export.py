@@ -50,10 +50,13 @@ _SUFFIXES = {name: f".{name.lower()}" for name in names.EXPORT_FORMATS}
 def check_format(config: Config) -> None:
     """Raises UsageError for a format that cannot be written or checked here, or a size that is given twice."""
     height, width = config.export_size
+    given = config.given
     for key, side in (("img_height", height), ("img_width", width)):
-        if key in config.given and getattr(config, key) != side:
+        # export_for on the command line overrides the size in a file: that of a training run has one.
+        is_overridden = given.get("export_for") == "command line" != given.get(key)
+        if key in given and getattr(config, key) != side and not is_overridden:
             raise UsageError(
-                f"{config.given[key]}: {key}: expected {side} for export_for {config.export_for}, found "
+                f"{given[key]}: {key}: expected {side} for export_for {config.export_for}, found "
                 f"{getattr(config, key)}; leave one of them out"
             )
     if "AIR" in config.export_formats and config.device_target in ("CPU", "GPU"):

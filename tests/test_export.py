@@ -547,6 +547,12 @@ def test_contradictions(tmp_path):
     assert message.startswith("command line: img_height: expected 384 for export_for Kitti, found 64; ")
     config = load_config("Test.", ["--export_for", "Kitti", "--img_height", "384", "--img_width", "1280"])
     midas_export.check_format(config)
+    file = tmp_path / "run.yaml"
+    file.write_text("img_width: 384\nexport_for: ''\n")
+    midas_export.check_format(load_config("Test.", ["--config_path", str(file), "--export_for", "Kitti"]))
+    file.write_text("img_width: 384\nexport_for: Kitti\n")
+    message = refusal(midas_export.check_format, load_config("Test.", ["--config_path", str(file)]))
+    assert message.startswith(f"{file}:1: img_width: expected 1280 for export_for Kitti, found 384; ")
 
 
 def test_files_that_are_there_are_kept(tmp_path):
