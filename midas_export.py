@@ -15,10 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-import numpy as np
-
 from src.common import names
-from src.common.atomic import atomic_path, remove_leftovers, write_text
+from src.common.atomic import atomic_path, remove_leftovers
 from src.common.device import setup_device
 from src.common.errors import UsageError, one_line, run_script
 from src.common.stop import stop_between_items
@@ -40,26 +38,35 @@ KEYS = (
 )  # fmt: skip
 
 CONVERTER = "converter settings"  # among the targets: a file beside a MINDIR of dynamic size
+# One of these packages -> the file that lists them. All formats need the first, ONNX needs the others, too.
+_NEEDED = {
+    ("mindspore",): "requirements.txt",
+    ("onnx",): "requirements-deploy.txt",
+    ("onnxruntime", "openvino"): "requirements-deploy.txt",
+}
 _SUFFIXES = {name: f".{name.lower()}" for name in names.EXPORT_FORMATS}
 
 
 def check_format(config: Config) -> None:
     """Raises UsageError for a format that cannot be written or checked here, or a size that is given twice."""
     height, width = config.export_size
+    given = config.given
     for key, side in (("img_height", height), ("img_width", width)):
-        if key in config.given and getattr(config, key) != side:
+        # export_for on the command line overrides the size in a file: that of a training run has one.
+        is_overridden = given.get("export_for") == "command line" != given.get(key)
+        if key in given and getattr(config, key) != side and not is_overridden:
             raise UsageError(
-                f"{config.given[key]}: {key}: expected {side} for export_for {config.export_for}, found "
+                f"{given[key]}: {key}: expected {side} for export_for {config.export_for}, found "
                 f"{getattr(config, key)}; leave one of them out"
             )
     if "AIR" in config.export_formats and config.device_target in ("CPU", "GPU"):
         raise _no_air(config.device_target)
-    if "ONNX" in config.export_formats:
-        for packages in (("onnx",), ("onnxruntime", "openvino")):
-            if not any(map(find_spec, packages)):
+    for name in config.export_formats:
+        for packages, requirements in _NEEDED.items():
+            if not any(map(find_spec, packages)) and (name == "ONNX" or packages == ("mindspore",)):
                 raise UsageError(
-                    f"file_format ONNX: expected the package {' or '.join(packages)}, which is not installed; "
-                    "pip install -r requirements-deploy.txt"
+                    f"file_format {name}: expected the package {' or '.join(packages)}, which is not installed; "
+                    f"pip install -r {requirements}"
                 )
 
 
@@ -71,14 +78,14 @@ def _no_air(device: str) -> UsageError:
 
 
 def targets_of(config: Config, checkpoint: Optional[Path]) -> dict[str, Path]:
-    """Returns the file of each format, and of the converter's settings; their folder can be written to.
+    """Returns the file of each format, and of the converter's settings.
 
     Args:
         config: The settings.
         checkpoint: The weights; None for random ones.
 
     Raises:
-        UsageError: There is such a file already, its name has another suffix, or the folder cannot be written to.
+        UsageError: There is such a file already, or its name has another suffix.
     """
     height, width = config.export_size
     stem, suffix = os.path.splitext(config.file_name)
@@ -98,13 +105,22 @@ def targets_of(config: Config, checkpoint: Optional[Path]) -> dict[str, Path]:
         if path.is_dir() or (path.exists() and not config.export_overwrite):
             found = "a folder" if path.is_dir() else "a file; --export_overwrite True replaces it"
             raise UsageError(f"{path}: expected nothing there, found {found}")
+    return targets
+
+
+def prepare_folder(folder: Path) -> None:
+    """Makes the folder of the exported files, and deletes what killed exports have left there.
+
+    Raises:
+        UsageError: It cannot be made, or cannot be written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"export_path: expected a folder, found {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"export_path: expected a folder that may be written to, found {folder}, which may not")
-    return targets
+    remove_leftovers(folder)
 
 
 def metadata_of(config: Config, checkpoint: Optional[Path], size: Optional[tuple[int, int]]) -> str:
@@ -135,8 +151,11 @@ def try_network(net: "MidasNet", config: Config, sizes: Sequence[tuple[int, int]
     if len(sizes) > 1:
         net.set_inputs(ms.Tensor(shape=[1, 3, None, None], dtype=ms.float32))
     trial = Trial(images, [net(ms.Tensor(image)).asnumpy()[0] for image in images])
-    if not all(map(np.any, trial.expected)):
-        print("warning: the network predicts 0 for all of a random image; a comparison says little", file=sys.stderr)
+    if trial.is_flat:
+        print(
+            "warning: the network predicts nearly the same for all of a random image; a comparison says little",
+            file=sys.stderr,
+        )
     return trial
 
 
@@ -176,13 +195,13 @@ def export(net: "MidasNet", config: Config, targets: dict[str, Path], checkpoint
         if "AIR" in targets:
             check_requests()
             start = time.perf_counter()
-            with atomic_path(targets["AIR"]) as temporary:
+            with written(targets["AIR"]) as temporary:
                 write_air(net, temporary, fixed)
             report("AIR", shape, "not checked: MindSpore reads no AIR")
         if "MINDIR" in targets:
             check_requests()
             start = time.perf_counter()
-            with atomic_path(targets["MINDIR"]) as temporary:
+            with written(targets["MINDIR"]) as temporary:
                 write_mindir(net, temporary, fixed, metadata_of(config, checkpoint, fixed))
                 run, where = load_back(temporary, "MINDIR", device)
                 found = (trial.first if fixed else trial).compare(targets["MINDIR"], run, where)
@@ -191,12 +210,23 @@ def export(net: "MidasNet", config: Config, targets: dict[str, Path], checkpoint
         if "ONNX" in targets:
             check_requests()
             start = time.perf_counter()
-            with mindir_of(net, targets, config) as mindir, atomic_path(targets["ONNX"]) as temporary:
+            with written(targets["ONNX"]) as temporary, mindir_of(net, targets, config) as mindir:
                 write_onnx(mindir, temporary, {ABOUT: metadata_of(config, checkpoint, None)})
                 run, where = load_back(temporary, "ONNX", device)
                 advice = "" if device == "CPU" else "; with --device_target CPU the network itself computes in float32"
                 found = trial.compare(targets["ONNX"], run, where, advice)
             report("ONNX", f"opset {OPSET}, IR version {IR_VERSION}, input Nx3xHxW", found)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Does what ``atomic_path`` does, and names the file if the disk is full: the operating system does not."""
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def load_back(path: Path, name: str, device: str) -> tuple[Run, str]:
@@ -236,7 +266,8 @@ def write_converter_settings(targets: dict[str, Path], config: Config) -> None:
     """Writes the settings of MindSpore Lite's converter where the MINDIR needs some, and prints the command."""
     settings = targets.get(CONVERTER)
     if settings:
-        write_text(settings, converter_settings([*names.EXPORT_SIZES.values(), config.export_size]))
+        with written(settings) as temporary:
+            temporary.write_text(converter_settings([*names.EXPORT_SIZES.values(), config.export_size]))
         print(one_line(f"{settings}: sizes for the converter of MindSpore Lite"))
     print(one_line(f"for Ascend: {converter_command(targets['MINDIR'], settings)}"))
 
@@ -245,15 +276,16 @@ def main() -> int:
     """Runs the script; returns its exit status."""
     config = load_config(__doc__, keys=KEYS)
     check_format(config)
-    device = setup_device(config.device_target, config.device_id, config.seed)
-    if "AIR" in config.export_formats and device.target != "Ascend":
-        raise _no_air(device.target)
     checkpoint = None
     if config.model_weights:
         advice = f"{GET_NETWORK}; '' selects random weights"
         checkpoint = find_checkpoint(config.model_weights, "model_weights", advice)
     targets = targets_of(config, checkpoint)
-    remove_leftovers(config.export_path)
+    # MindSpore takes seconds to import: what can be refused without it has been refused.
+    device = setup_device(config.device_target, config.device_id, config.seed)
+    if "AIR" in config.export_formats and device.target != "Ascend":
+        raise _no_air(device.target)
+    prepare_folder(Path(config.export_path))
     weights = open_weights(checkpoint or "", "model_weights", whole=True)
     config = settle(config, weights)
     print(f"device {device.target}")

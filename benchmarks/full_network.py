@@ -36,8 +36,11 @@ def main() -> None:
     import torch
     from torch_midas import TorchMidas
 
+    from src.common.atomic import atomic_path
+
     torch.manual_seed(0)
-    torch.save(TorchMidas().state_dict(), sys.argv[1])
+    with atomic_path(sys.argv[1]) as temporary:  # half a file would be taken for a whole one next time
+        torch.save(TorchMidas().state_dict(), temporary)
 
 
 if __name__ == "__main__":

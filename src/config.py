@@ -120,7 +120,10 @@ _EXPORT_SIZES = {name.lower(): size for name, size in names.EXPORT_SIZES.items()
 _EXPORT_FOR = _Rule(
     f"'' or one of {', '.join(names.EXPORT_SIZES)}", lambda value: value.lower() in {"", *_EXPORT_SIZES}
 )
-_FILE_NAME = _Rule("a name without a folder, which export_path is for, or ''", lambda value: value == Path(value).name)
+_FILE_NAME = _Rule(
+    "a name without a folder, which export_path is for, and without a dot at its beginning, or ''",
+    lambda value: value == Path(value).name and not value.startswith("."),
+)
 _SETS = ", ".join(names.DATA_SETS)
 _DATA_NAMES = _Rule(f"all or a comma-separated list of {_SETS}", lambda value: {*_words(value)} <= {*_SETS_BY_WORD})
 

@@ -55,6 +55,11 @@ class Trial(NamedTuple):
         """The first image alone."""
         return Trial(self.images[:1], self.expected[:1])
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether some output varies so little that a model could pass with hardly a picture in its own."""
+        return any(np.ptp(output) <= 100 * LARGEST_DIFFERENCE * np.abs(output).max() for output in self.expected)
+
     def compare(self, path: PathLike, run: Run, where: str, advice: str = "") -> str:
         """Compares a model with the network.
 

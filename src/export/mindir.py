@@ -117,7 +117,7 @@ def converter_settings(sizes: Iterable[Size]) -> str:
         Text for the file of ``--configFile``.
     """
     dims = ",".join(f"[{height},{width}]" for height, width in dict.fromkeys(sizes))
-    return f"[ascend_context]\ninput_shape={INPUT}:[1,3,-1,-1]\ndynamic_dims={dims}\n"
+    return f"[ascend_context]\ninput_format=NCHW\ninput_shape={INPUT}:[1,3,-1,-1]\ndynamic_dims={dims}\n"
 
 
 def converter_command(path: Path, settings: Optional[Path]) -> str:

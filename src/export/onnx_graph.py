@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Optional, Union
 
@@ -52,12 +51,10 @@ class _Tensor(NamedTuple):
     Attributes:
         op: What computes it; None for the input.
         shape: (N, C, H, W) or (N, H, W) in the MINDIR; -1 where it is dynamic.
-        scale: Its height and width / those of the input; None where that is no plain fraction.
     """
 
     op: Optional[_Op]
     shape: tuple[int, ...]
-    scale: Optional[Fraction]
 
     @property
     def name(self) -> str:
@@ -206,7 +203,7 @@ class _Translation:
         tensors = [(tuple(tensor.dims), tensor.data_type) for tensor in value.tensor]
         if len(tensors) != 1 or len(tensors[0][0]) != 4 or tensors[0][0][1] < 1 or tensors[0][1] != _FLOAT32:
             raise ExportError(f"{self._path}: expected an input (N, C, H, W) of float32, found {tensors}")
-        return _Tensor(None, tensors[0][0], Fraction(1))
+        return _Tensor(None, tensors[0][0])
 
     def _parameter(self, item: Any) -> _Parameter:
         name, shape = item.name.rpartition(":")[2], tuple(item.dims)
@@ -226,14 +223,14 @@ class _Translation:
         self._names[name] += 1
         return name if self._names[name] == 1 else self._unique(f"{name}_{self._names[name]}")
 
-    def _add(self, kind: str, source: _Tensor, scale: Optional[Fraction], *others: str, **attributes: Any) -> _Tensor:
+    def _add(self, kind: str, source: _Tensor, *others: str, **attributes: Any) -> _Tensor:
         """Appends an operator."""
         if not isinstance(source, _Tensor):
             raise TypeError(f"no tensor: {source}")
         op = _Op(kind, self._unique(self._label.removeprefix("Default/")), source, others, attributes)
         self.ops.append(op)
         shape = next(item.tensors[0].dims for item in self._node.attribute if item.name == "shape")
-        return _Tensor(op, tuple(shape), scale)
+        return _Tensor(op, tuple(shape))
 
     def _takes_alone(self, source: _Tensor, kind: str) -> bool:
         """Whether the node's first input comes from an operator of this kind and goes nowhere else."""
@@ -249,39 +246,26 @@ class _Translation:
         group = attributes["group"]
         if source.shape[1] != weight.shape[1] * group:
             raise ValueError(f"weight {weight.shape} for {source.shape}")
-        extent = [(side - 1) * dilation + 1 for side, dilation in zip(kernel, dilations)]
-        padding, scale = self._window(source, attributes["pad_mode"], attributes["pad"], extent, strides)
+        padding = self._padding(attributes["pad_mode"], attributes["pad"])
         if dilations != (1, 1):
             padding["dilations"] = dilations
-        out = self._add("Conv", source, scale, kernel_shape=kernel, strides=strides, group=group, **padding)
+        out = self._add("Conv", source, kernel_shape=kernel, strides=strides, group=group, **padding)
         out.op.arrays[self._unique(name)] = weight
         return out
 
-    def _window(
-        self, source: _Tensor, mode: str, pad: Sequence[int], extent: Sequence[int], strides: Sequence[int]
-    ) -> tuple[dict[str, Any], Optional[Fraction]]:
-        """The padding of a sliding window as ONNX says it, and the scale of the output.
+    def _padding(self, mode: str, pad: Sequence[int]) -> dict[str, Any]:
+        """The padding of a sliding window as ONNX says it.
 
         Args:
-            source: The input.
             mode: ``pad``, ``same`` or ``valid``, in any letter case.
             pad: Top, bottom, left and right for ``pad``.
-            extent: Height and width of the window.
-            strides: Downwards and to the right.
         """
         if mode.lower() not in ("pad", "same", "valid"):
             self._refuse("pad_mode pad, same or valid", mode)
-        top, bottom, left, right = pad if mode.lower() == "pad" else (0, 0, 0, 0)
-        padding: dict[str, Any] = {"pads": (top, left, bottom, right)}
-        is_exact = all(
-            side - stride <= padded < side
-            for side, stride, padded in zip(extent, strides, (top + bottom, left + right))
-        )
         if mode.lower() == "same":
-            padding, is_exact = {"auto_pad": "SAME_UPPER"}, True
-        if source.scale is None or not is_exact or strides[0] != strides[1]:
-            return padding, None
-        return padding, source.scale / strides[0]
+            return {"auto_pad": "SAME_UPPER"}
+        top, bottom, left, right = pad if mode.lower() == "pad" else (0, 0, 0, 0)
+        return {"pads": (top, left, bottom, right)}
 
     def batch_norm(self, inputs: list, attributes: dict) -> tuple[_Tensor]:
         source, *statistics, is_training, epsilon, _, data_format = inputs
@@ -319,20 +303,20 @@ class _Translation:
 
     def relu(self, inputs: list, attributes: dict) -> _Tensor:
         (source,) = inputs
-        return self._add("Relu", source, source.scale)
+        return self._add("Relu", source)
 
     def added(self, inputs: list, attributes: dict) -> _Tensor:
         first, second = inputs
-        if len(first.shape) != 4 or first.shape[1:] != second.shape[1:] or first.scale != second.scale:
+        if len(first.shape) != 4 or first.shape[1:] != second.shape[1:]:
             self._refuse("two tensors of one shape", f"{first.shape} and {second.shape}")
-        return self._add("Add", first, first.scale, second.name)
+        return self._add("Add", first, second.name)
 
     def pad(self, inputs: list, attributes: dict) -> _Tensor:
         (source,) = inputs
         *outer, (top, bottom), (left, right) = attributes["paddings"]
         if outer != [(0, 0), (0, 0)] or min(top, bottom, left, right) < 0:
             self._refuse("padding of height and width", attributes["paddings"])
-        out = self._add("Pad", source, None)
+        out = self._add("Pad", source)
         out.op.arrays[self._unique(f"{out.name}.pads")] = np.array([0, 0, top, left, 0, 0, bottom, right])
         return out
 
@@ -350,9 +334,8 @@ class _Translation:
             if before.op and before.op.kind == "Relu" and all(pads[[2, 6, 3, 7]] < np.repeat(kernel, 2)):
                 self.ops = [op for op in self.ops if op is not source.op]
                 source, mode, pad = before, "pad", tuple(map(int, pads[[2, 6, 3, 7]]))
-        padding, scale = self._window(source, mode, pad, kernel, strides)
         # No "dilations", not even (1, 1): the converter of MindSpore Lite 2.0 refuses it.
-        return self._add("MaxPool", source, scale, kernel_shape=kernel, strides=strides, **padding)
+        return self._add("MaxPool", source, kernel_shape=kernel, strides=strides, **self._padding(mode, pad))
 
     def resize(self, inputs: list, attributes: dict) -> _Tensor:
         source, size, align_corners, half_pixel_centers = inputs
@@ -365,8 +348,7 @@ class _Translation:
             (False, False): "asymmetric",
         }
         mode = modes[bool(align_corners), bool(half_pixel_centers)]
-        scale = None if source.scale is None else source.scale * 2
-        out = self._add("Resize", source, scale, mode="linear", coordinate_transformation_mode=mode)
+        out = self._add("Resize", source, mode="linear", coordinate_transformation_mode=mode)
         out.op.arrays.update(no_roi=np.zeros(0, np.float32), twice=np.array([1, 1, 2, 2], np.float32))
         return out
 
@@ -374,7 +356,7 @@ class _Translation:
         source, axes = inputs
         if axes not in ((1,), (-3,)) or len(source.shape) != 4 or source.shape[1] != 1:
             self._refuse("axis 1 of (N, 1, H, W)", f"{axes} of {source.shape}")
-        return self._add("Squeeze", source, source.scale, axes=(1,))
+        return self._add("Squeeze", source, axes=(1,))
 
     # ---- what only MindSpore needs
 
@@ -439,9 +421,11 @@ def _save(ops: list[_Op], image: _Tensor, output: _Tensor, metadata: Mapping[str
     def renamed(name: str) -> str:
         return OUTPUT if name == output.name else name
 
-    def described(name: str, tensor: _Tensor, sides: tuple[str, str]) -> "onnx.ValueInfoProto":
-        channels = tensor.shape[1:-2]
-        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *channels, *sides])
+    def described(name: str, tensor: _Tensor) -> "onnx.ValueInfoProto":
+        is_full_size = tensor.shape[-2:] == image.shape[-2:]
+        sides = ("height", "width") if is_full_size else ("output_height", "output_width")
+        shape = ["batch", *tensor.shape[1:-2], *sides]
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
 
     nodes, arrays = [], {}
     for op in ops:
@@ -451,12 +435,11 @@ def _save(ops: list[_Op], image: _Tensor, output: _Tensor, metadata: Mapping[str
         )
         arrays.update(op.arrays)
         op.arrays.clear()
-    sides = ("height", "width")
     graph = onnx.helper.make_graph(
         nodes,
         "MidasNet",
-        [described(INPUT, image, sides)],
-        [described(OUTPUT, output, sides if output.scale == 1 else ("output_height", "output_width"))],
+        [described(INPUT, image)],
+        [described(OUTPUT, output)],
     )
     for name in list(arrays):
         graph.initializer.append(onnx.numpy_helper.from_array(arrays.pop(name), name))
