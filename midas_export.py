@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from src.common import names
-from src.common.atomic import atomic_path, remove_leftovers
+from src.common.atomic import atomic_path, remove_leftovers, write_text
 from src.common.device import setup_device
 from src.common.errors import UsageError, one_line, run_script
 from src.common.stop import stop_between_items
@@ -195,13 +195,13 @@ def export(net: "MidasNet", config: Config, targets: dict[str, Path], checkpoint
         if "AIR" in targets:
             check_requests()
             start = time.perf_counter()
-            with written(targets["AIR"]) as temporary:
+            with atomic_path(targets["AIR"]) as temporary:
                 write_air(net, temporary, fixed)
             report("AIR", shape, "not checked: MindSpore reads no AIR")
         if "MINDIR" in targets:
             check_requests()
             start = time.perf_counter()
-            with written(targets["MINDIR"]) as temporary:
+            with atomic_path(targets["MINDIR"]) as temporary:
                 write_mindir(net, temporary, fixed, metadata_of(config, checkpoint, fixed))
                 run, where = load_back(temporary, "MINDIR", device)
                 found = (trial.first if fixed else trial).compare(targets["MINDIR"], run, where)
@@ -210,23 +210,12 @@ def export(net: "MidasNet", config: Config, targets: dict[str, Path], checkpoint
         if "ONNX" in targets:
             check_requests()
             start = time.perf_counter()
-            with written(targets["ONNX"]) as temporary, mindir_of(net, targets, config) as mindir:
+            with atomic_path(targets["ONNX"]) as temporary, mindir_of(net, targets, config) as mindir:
                 write_onnx(mindir, temporary, {ABOUT: metadata_of(config, checkpoint, None)})
                 run, where = load_back(temporary, "ONNX", device)
                 advice = "" if device == "CPU" else "; with --device_target CPU the network itself computes in float32"
                 found = trial.compare(targets["ONNX"], run, where, advice)
             report("ONNX", f"opset {OPSET}, IR version {IR_VERSION}, input Nx3xHxW", found)
-
-
-@contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """Does what ``atomic_path`` does, and names the file if the disk is full: the operating system does not."""
-    try:
-        with atomic_path(path) as temporary:
-            yield temporary
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
 
 
 def load_back(path: Path, name: str, device: str) -> tuple[Run, str]:
@@ -266,8 +255,7 @@ def write_converter_settings(targets: dict[str, Path], config: Config) -> None:
     """Writes the settings of MindSpore Lite's converter where the MINDIR needs some, and prints the command."""
     settings = targets.get(CONVERTER)
     if settings:
-        with written(settings) as temporary:
-            temporary.write_text(converter_settings([*names.EXPORT_SIZES.values(), config.export_size]))
+        write_text(settings, converter_settings([*names.EXPORT_SIZES.values(), config.export_size]))
         print(one_line(f"{settings}: sizes for the converter of MindSpore Lite"))
     print(one_line(f"for Ascend: {converter_command(targets['MINDIR'], settings)}"))
 

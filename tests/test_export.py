@@ -11,7 +11,6 @@ import mindspore as ms
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from conftest import TINY, TINY_FLAGS
@@ -29,6 +28,7 @@ from src.export.check import Trial, difference, random_image
 from src.export.mindir import converter_command, converter_settings, write_mindir
 from src.export.onnx_graph import OPSET, read_mindir, user_info, write_onnx
 from src.inference.mindspore import load_mindir
+from src.inference.openvino import openvino  # there it does not send statistics of use
 from src.midas_net import MidasNet
 from src.weights.checkpoint import load_into, read_weights
 from src.weights.graphs import ABOUT
