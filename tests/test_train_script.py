@@ -291,7 +291,7 @@ def test_weights_bring_their_sizes_and_a_run_folder_is_its_newest_checkpoint(
     assert found.returncode == 2
     assert found.stderr.splitlines()[-1] == (
         f"error: command line: groups: expected 4, found 8; {settings}:1: features: expected 16, found 32 "
-        f"(the weights are of such a network: {newest}; leave the key out)"
+        f"(so it is in {newest}; leave the key out)"
     )
 
     words = ["--train_data_dir", train_data, "--img_width", "64", "--img_height", "64", "--epoch_size", "1"]

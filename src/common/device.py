@@ -85,7 +85,10 @@ def setup_device(
         device_target = ms.get_context("device_target")
     ms.set_context(mode=ms.GRAPH_MODE)
     try:
-        if run_distribute or device_target == "CPU":
+        if device_target == "CPU":
+            if ms.get_context("device_target") != "CPU":  # MindSpore refuses it once it has run anything
+                ms.set_device("CPU")
+        elif run_distribute:
             ms.set_device(device_target)
         else:
             ms.set_device(device_target, device_id)
