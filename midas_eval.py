@@ -13,7 +13,7 @@ from typing import Any
 from src.common.errors import UsageError, run_script
 from src.common.names import DATA_SETS
 from src.common.stop import stop_between_items
-from src.config import BACKEND_KEYS, NETWORK_KEYS, PREDICTION_KEYS, Config, load_config, named_sets, settle
+from src.config import BACKEND_KEYS, NETWORK_KEYS, PREDICTION_KEYS, Config, load_config, named_sets, not_instead, settle
 from src.evaluation.datasets import open_dataset
 from src.evaluation.report import network_is_inverted
 from src.evaluation.results import ResultFiles, content_hash
@@ -54,6 +54,7 @@ def main() -> int:
     config = load_config(__doc__, keys=KEYS)
     if isinstance(config.resume, str):
         raise UsageError(f"resume: expected True or False for an evaluation, found {config.resume}")
+    not_instead(config, "model_weights", "ckpt_path")
     start = time.perf_counter()
     datasets, left_out = open_sets(
         named_sets(config.data_name),
@@ -93,6 +94,7 @@ def main() -> int:
         network_is_inverted(config.invert_output),
         f"{files.ann_file} and {files.details} written; {time.perf_counter() - start:.1f} s, "
         f"graph compilations: {predictor.compilations} (eval_shapes {config.eval_shapes})",
+        config.eval_shapes == "fixed",
     )
 
 

@@ -17,7 +17,7 @@ from src.common.ahead import run_ahead, thread_pool
 from src.common.errors import DataError, one_line, run_script
 from src.common.progress import Progress
 from src.common.stop import stop_between_items
-from src.config import BACKEND_KEYS, NETWORK_KEYS, PREDICTION_KEYS, Config, load_config, settle
+from src.config import BACKEND_KEYS, NETWORK_KEYS, PREDICTION_KEYS, Config, load_config, not_instead, settle
 from src.inference.backends import choose_backend, load_predictor, open_model
 from src.inference.images import Found, check_output, find_images, name_outputs, stops_others, write_results
 from src.inference.predictor import Predictor
@@ -126,6 +126,7 @@ def _write(stem: Path, inverse_depth: np.ndarray, colormap: str) -> Union[OSErro
 def main() -> int:
     """Runs the script; returns its exit status."""
     config = load_config(__doc__, keys=KEYS)
+    not_instead(config, "ckpt_path", "model_weights")
     start = time.perf_counter()
     found = find_images(config.input_path, config.output_path)
     check_output(Path(config.output_path))

@@ -42,7 +42,7 @@ def main() -> int:
     if config.dataset_path and len(named) > 1:
         raise UsageError(
             "dataset_path: expected none with several data sets, which datapath_Kitti and the others name, "
-            f"found {config.dataset_path} with dataset_name {config.dataset_name}"
+            f"found {config.dataset_path} with dataset_name {config.dataset_name}; --dataset_name names one"
         )
     start = time.perf_counter()
     result_path = Path(config.result_path or "result_Files").absolute()
@@ -96,6 +96,7 @@ def main() -> int:
         config.show_published,
         predictions_are_inverted(config.prediction),
         f"{files.ann_file} and {files.details} written; {time.perf_counter() - start:.1f} s",
+        any(path.suffix.lower() == ".bin" for found in predictions.values() for path in found.files),
     )
 
 

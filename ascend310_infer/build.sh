@@ -45,7 +45,7 @@ if [ -z "${MINDSPORE_LITE_HOME:-}" ]; then
     done
     [ -f "$MINDSPORE_LITE_HOME/include/api/model.h" ] ||
         status=2 fail "MINDSPORE_LITE_HOME: expected the folder of MindSpore Lite, found none" \
-            "(for a CPU build: bash $here/get_sdk.sh)"
+            "(for a CPU build: bash '$here/get_sdk.sh')"
 fi
 
 mkdir -p "$build" 2>/dev/null || fail "$build: expected a folder that can be written to"

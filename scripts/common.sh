@@ -8,12 +8,15 @@ fail() {
     exit 2
 }
 
-# Prints the Python of an activated environment (venv or conda) that has MindSpore; fails if there is none.
+# An activated environment is used if it has one of these.
+modules=(mindspore)
+
+# Prints the Python of an activated environment (venv or conda) that has one of the modules; fails if there is none.
 active_python() {
     local environment
     for environment in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
         if [ -n "$environment" ] && "$environment/bin/python" -c 'import importlib.util, sys
-sys.exit(importlib.util.find_spec("mindspore") is None)' 2>/dev/null; then
+sys.exit(not any(map(importlib.util.find_spec, sys.argv[1:])))' "${modules[@]}" 2>/dev/null; then
             echo "$environment/bin/python"
             return
         fi
@@ -21,7 +24,8 @@ sys.exit(importlib.util.find_spec("mindspore") is None)' 2>/dev/null; then
     return 1
 }
 
-# Sets PYTHON: what the user set, else an activated environment, else the repository's .venv, else python3 on the PATH.
+# Sets PYTHON: what the user set, else an activated environment with one of the modules, else the repository's .venv, else
+# python3 on the PATH.
 choose_python() {
     if [ -z "${PYTHON:-}" ] && ! PYTHON=$(active_python); then
         PYTHON=python3

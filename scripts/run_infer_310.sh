@@ -44,7 +44,16 @@ kitti | tum | sintel) ;;
 *) fail "DATASET_NAME: expected Kitti, TUM or Sintel, found $dataset" ;;
 esac
 [[ $device_id =~ ^[0-9]+$ ]] || fail "DEVICE_ID: expected a number, found $device_id"
+modules=(cv2)
 choose_python
+# What would end the scoring is told before anything is built.
+"$PYTHON" -c 'import sys
+sys.path.insert(0, sys.argv.pop(1))
+from src.common.errors import run_script
+def main():
+    import postprocess
+    postprocess.load_config("", keys=postprocess.KEYS)
+run_script(main)' "$REPOSITORY" "${for_scores[@]}" || fail "the settings are wrong, or $PYTHON lacks packages, see above"
 
 logs=$PWD/infer_logs
 results=$PWD/result_Files

@@ -379,6 +379,12 @@ def dump_config(config: Config) -> str:
     return "# Settings of one run. Load them again with --config_path.\n" + body
 
 
+def not_instead(config: Config, other: str, key: str) -> None:
+    """Raises UsageError if the command line gives a setting that the script does not read instead of its own one."""
+    if config.given.get(other) == _COMMAND_LINE and key not in config.given:
+        raise UsageError(f"{_COMMAND_LINE}: {other}: expected {key}, which is what this script reads")
+
+
 def require_folder(config: Config, key: str) -> None:
     """Raises UsageError unless the path of ``key`` is an existing folder."""
     _require(config, key, "folder", os.path.isdir)

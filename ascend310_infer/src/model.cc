@@ -115,7 +115,7 @@ DepthModel::DepthModel(const std::filesystem::path &path, Device device, std::ui
     }
     throw RunError(file + (device == Device::kCpu
                                ? "one that was converted for Ascend runs there only, see docs/deploy.md"
-                               : "is the environment of the Ascend toolkit set up (set_env.sh)?"));
+                               : "is the environment of the Ascend toolkit set up (set_env.sh)? --device CPU does without"));
   }
   CheckInput(path);
   try {

@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from src.common.errors import MidasError, UsageError
@@ -77,6 +78,8 @@ def setup_device(
         UsageError: If the device is not available.
         MidasError: If the distributed group cannot be joined.
     """
+    if find_spec("mindspore") is None:
+        raise UsageError("expected the package mindspore, found none; pip install -r requirements.txt")
     guard_cpu_convolution(device_target)
     import mindspore as ms
 

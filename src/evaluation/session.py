@@ -113,6 +113,7 @@ def conclude(
     show_published: bool,
     advice: str,
     written: str,
+    fixed_size: bool = False,
 ) -> int:
     """Prints the table of an evaluation and all that is to be known beside it.
 
@@ -123,11 +124,12 @@ def conclude(
         show_published: See ``format_table``.
         advice: See ``warnings_of``.
         written: The line that says what was written.
+        fixed_size: See ``format_table``.
 
     Returns:
         The exit status of the script: 1 if the evaluation is incomplete.
     """
-    print(f"\n{format_table(results, protocol, show_published)}")
+    print(f"\n{format_table(results, protocol, show_published, fixed_size)}")
     for line in remarks(results):
         print(line)
     sys.stdout.flush()

@@ -62,7 +62,9 @@ _NOT_REPEATED = (
 )
 
 
-def format_table(results: Iterable[SetResult], protocol: str, show_published: bool = True) -> str:
+def format_table(
+    results: Iterable[SetResult], protocol: str, show_published: bool = True, fixed_size: bool = False
+) -> str:
     """Formats the results, a column per data set; less is better in all of them.
 
     Published figures are in brackets where they do not compare with this run: this run has scored a part of the
@@ -73,6 +75,7 @@ def format_table(results: Iterable[SetResult], protocol: str, show_published: bo
         protocol: ``"paper"`` or ``"modelzoo"``.
         show_published: Whether to add the figures that others published for the benchmarks, how many images these
             have, and what to know of them.
+        fixed_size: Whether the network saw all images at one size, whatever their aspect ratio.
     """
     results = list(results)
     rows = [
@@ -92,7 +95,7 @@ def format_table(results: Iterable[SetResult], protocol: str, show_published: bo
             row = [source]
             for result in results:
                 figure = published.figures.get(result.dataset)
-                found = _differences(result, published, protocol)
+                found = _differences(result, published, protocol, fixed_size)
                 row.append("-" if figure is None else f"({figure:g})" if found else f"{figure:g}")
                 reasons += found if figure is not None else []
             rows.append(row)
@@ -109,7 +112,7 @@ def _images(result: SetResult, show_published: bool) -> str:
     return f"{result.scored} of {result.benchmark_images}" if show_published else str(result.scored)
 
 
-def _differences(result: SetResult, published: Published, protocol: str) -> list[str]:
+def _differences(result: SetResult, published: Published, protocol: str, fixed_size: bool) -> list[str]:
     """Says why a published figure of a data set does not compare with this run."""
     found = []
     name = result.dataset
@@ -124,6 +127,8 @@ def _differences(result: SetResult, published: Published, protocol: str) -> list
         found.append(f"{name}: the paper scored its network of ReDWeb alone on {published.others[name]}")
     if protocol != published.protocol:
         found.append(_OTHER_PROTOCOL[protocol])
+    if fixed_size:
+        found.append("this run resized all images to one size, the others kept their aspect ratio")
     return found
 
 
