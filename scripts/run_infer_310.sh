@@ -47,13 +47,15 @@ esac
 modules=(cv2)
 choose_python
 # What would end the scoring is told before anything is built.
+"$PYTHON" -c 'import cv2, numpy, PIL, simplejpeg, tqdm, yaml' 2>/dev/null ||
+    fail "$PYTHON lacks packages of requirements-common.txt, which the scoring needs: activate an environment, or set PYTHON"
 "$PYTHON" -c 'import sys
 sys.path.insert(0, sys.argv.pop(1))
 from src.common.errors import run_script
 def main():
     import postprocess
     postprocess.load_config("", keys=postprocess.KEYS)
-run_script(main)' "$REPOSITORY" "${for_scores[@]}" || fail "the settings are wrong, or $PYTHON lacks packages, see above"
+run_script(main)' "$REPOSITORY" "${for_scores[@]}"
 
 logs=$PWD/infer_logs
 results=$PWD/result_Files

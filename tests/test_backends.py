@@ -13,7 +13,7 @@ import onnx
 import pytest
 from conftest import TINY, TINY_FLAGS
 
-from src.common import compile_cache
+from src.common import compile_cache, device
 from src.common.errors import CheckpointError, UsageError
 from src.config import load_config, settle
 from src.export.mindir import write_mindir
@@ -220,6 +220,14 @@ def test_missing_packages_are_named(files, monkeypatch):
             use()
 
 
+def test_mindspore_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(device, "find_spec", lambda name: None)
+    with pytest.raises(
+        UsageError, match=r"expected the package mindspore, found none; pip install -r requirements\.txt"
+    ):
+        device.setup_device("auto", 0, 1)
+
+
 def test_cache_of_openvino(files, tmp_path, monkeypatch):
     monkeypatch.setattr(backends, "OPENVINO_FOLDER", tmp_path / "cache")
     model = open_model(files["tiny.onnx"], "")
@@ -273,6 +281,7 @@ RUN = """
 import sys
 sys.modules.update(dict.fromkeys({blocked}))
 import {script}
+from src.common import device
 from src.common.errors import run_script
 run_script({script}.main)
 """

@@ -24,6 +24,7 @@ from src.config import (
     Config,
     dump_config,
     load_config,
+    not_instead,
     require_file,
     require_folder,
     settle,
@@ -656,6 +657,15 @@ def test_what_was_given_and_contradicts_the_weights_is_named(tmp_path):
         f"command line: features: expected 32, found 16; {tmp_path / 'settings.yaml'}:2: layers: expected [1, 2, 1, 1],"
         " found [1, 1, 1, 1] (so it is in a.ckpt; leave the key out)"
     )
+
+
+def test_setting_of_another_script_on_the_command_line(tmp_path):
+    given = load("--model_weights", "a.onnx")
+    assert fault(not_instead, given, "model_weights", "ckpt_path") == (
+        "command line: model_weights: expected ckpt_path, which is what this script reads"
+    )
+    not_instead(load("--model_weights", "a.onnx", "--ckpt_path", "b.onnx"), "model_weights", "ckpt_path")
+    not_instead(load_yaml(tmp_path, "model_weights: a.onnx\n"), "model_weights", "ckpt_path")
 
 
 def test_settings_of_a_run_are_not_checked_against_defaults(tmp_path):

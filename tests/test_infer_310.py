@@ -118,6 +118,18 @@ def test_steps_in_order(tree, caller, name, words, expected):
     assert ("published" in result.stdout) == ("--show_published" not in words)
 
 
+def test_wrong_settings_are_told_before_the_build(tree, caller):
+    for words, message in (
+        (["--foo", "1"], "command line: unknown key 'foo'"),
+        (["--prediction", "nothing"], "command line: prediction: expected one of"),
+    ):
+        result = run(tree, caller, "a model/midas ü.mindir", "dätä/TUM", "TUM", *words)
+        assert result.returncode == 2
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"error: {message}")
+        assert not (caller / "infer_logs").exists()
+
+
 def test_build_that_fails(tree, caller):
     (tree / "ascend310_infer" / "build.sh").write_text("seq 1 30\necho 'error: no SDK' >&2\nexit 7\n")
     result = run(tree, caller, "a model/midas ü.mindir", "dätä/TUM", "TUM")
@@ -140,11 +152,12 @@ def test_inference_that_fails(tree, caller):
 
 
 def test_scoring_that_fails(tree, caller):
-    words = ("a model/midas ü.mindir", "dätä/TUM", "TUM", "--prediction", "neither")
-    result = run(tree, caller, *words)
+    runner = tree / "ascend310_infer" / "runner"
+    runner.write_text(runner.read_text().split("for set_name in")[0])  # it predicts nothing
+    result = run(tree, caller, "a model/midas ü.mindir", "dätä/TUM", "TUM")
     assert result.returncode == 2
     assert "error: score failed with status 2" in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("error: command line: prediction: expected one of")
+    assert result.stderr.splitlines()[-1].startswith("error: result_path: ")
     assert not (caller / "result_val.json").exists()
 
 

@@ -345,6 +345,9 @@ def test_table():
         "- the 2021 suite scored by its own protocol (eval_protocol modelzoo)",
     ]
     assert "not reproduced here" in notes(table)[5]
+    resized = format_table(results, "paper", fixed_size=True)
+    assert cells(resized)["paper, MIX 5"] == ["(23.9)", "(0.1246)", "(9.55)"]
+    assert "- this run resized all images to one size, the others kept their aspect ratio" in notes(resized)
     for published in PUBLISHED.values():
         assert set(published.figures) in (set(DATASETS), {"Kitti", "Sintel", "TUM"})
 
