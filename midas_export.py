@@ -20,7 +20,7 @@ from src.common.atomic import atomic_path, remove_leftovers, write_text
 from src.common.device import setup_device
 from src.common.errors import UsageError, one_line, run_script
 from src.common.stop import stop_between_items
-from src.config import NETWORK_KEYS, NORMALISATION_KEYS, Config, load_config, settle
+from src.config import COMMAND_LINE, NETWORK_KEYS, NORMALISATION_KEYS, Config, load_config, settle
 from src.export.check import Run, Trial, random_image
 from src.export.mindir import converter_command, converter_settings, write_air, write_mindir
 from src.export.onnx_graph import IR_VERSION, OPSET, write_onnx
@@ -53,7 +53,7 @@ def check_format(config: Config) -> None:
     given = config.given
     for key, side in (("img_height", height), ("img_width", width)):
         # export_for on the command line overrides the size in a file: that of a training run has one.
-        is_overridden = given.get("export_for") == "command line" != given.get(key)
+        is_overridden = given.get("export_for") == COMMAND_LINE != given.get(key)
         if key in given and getattr(config, key) != side and not is_overridden:
             raise UsageError(
                 f"{given[key]}: {key}: expected {side} for export_for {config.export_for}, found "

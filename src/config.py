@@ -24,7 +24,7 @@ from src.common.errors import UsageError
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULTS_FILE = REPOSITORY / "config.yaml"
 
-_COMMAND_LINE = "command line"
+COMMAND_LINE = "command line"
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # those of YAML 1.1
 # Settings that a script reads through a property of ``Config``.
 NETWORK_KEYS = ("layers", "groups", "width_per_group", "in_channels", "features", "network_ops")
@@ -312,7 +312,7 @@ def load_config(
     if "config_path" in options:
         given = _read_settings(Path(os.path.expanduser(options.pop("config_path"))))
     for key, value in options.items():
-        given[key] = _Setting(yaml.ScalarNode("", value), _one_line(value), _COMMAND_LINE)
+        given[key] = _Setting(yaml.ScalarNode("", value), _one_line(value), COMMAND_LINE)
     changed = [
         f"{given[key].source}: {key}: expected {settings[key].text}, found {given[key].text}"
         for key in fixed
@@ -326,7 +326,7 @@ def load_config(
         _check_together(values, settings)
     for key, (_, rule) in _SCHEMA.items():  # train_data_dir comes before the paths under it
         if rule.is_path:
-            base = os.getcwd() if settings[key].source == _COMMAND_LINE else str(REPOSITORY)
+            base = os.getcwd() if settings[key].source == COMMAND_LINE else str(REPOSITORY)
             absolute = functools.partial(_absolute_path, key, values["train_data_dir"], base)
             values[key] = _map_paths(absolute, values[key])
     return Config(**values, given={key: setting.source for key, setting in given.items()})
@@ -381,8 +381,8 @@ def dump_config(config: Config) -> str:
 
 def not_instead(config: Config, other: str, key: str) -> None:
     """Raises UsageError if the command line gives a setting that the script does not read instead of its own one."""
-    if config.given.get(other) == _COMMAND_LINE and key not in config.given:
-        raise UsageError(f"{_COMMAND_LINE}: {other}: expected {key}, which is what this script reads")
+    if config.given.get(other) == COMMAND_LINE and key not in config.given:
+        raise UsageError(f"{COMMAND_LINE}: {other}: expected {key}, which is what this script reads")
 
 
 def require_folder(config: Config, key: str) -> None:
@@ -464,7 +464,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         in_our_words = r"\1: expected a value after --\1, found none; --\1=VALUE takes one that begins with -"
         message = re.sub(r"argument --(\w+): expected one argument", in_our_words, message)
-        raise UsageError(f"{_COMMAND_LINE}: {message}")
+        raise UsageError(f"{COMMAND_LINE}: {message}")
 
 
 def _create_parser(description: str, keys: Optional[Iterable[str]], defaults: dict[str, _Setting]) -> _Parser:
@@ -511,11 +511,11 @@ def _parse_command_line(parser: _Parser, argv: Optional[Sequence[str]]) -> dict[
     options, rest = parser.parse_known_args(help_first)
     for word in map(_one_line, rest):
         if word.startswith("--"):
-            _check_key(word[2:].partition("=")[0], _COMMAND_LINE)
+            _check_key(word[2:].partition("=")[0], COMMAND_LINE)
         expected = '--key value (a list in quotes: --layers "[3, 4, 23, 3]")'
         if os.path.exists(word):  # the shell has made many words of a pattern
             expected = """one word for each key (a pattern in quotes: --input_path 'photos/*.jpg')"""
-        raise UsageError(f"{_COMMAND_LINE}: expected {expected}, found '{word}'")
+        raise UsageError(f"{COMMAND_LINE}: expected {expected}, found '{word}'")
     return vars(options)
 
 

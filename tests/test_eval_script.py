@@ -21,7 +21,7 @@ import slow_script
 from conftest import TINY_FLAGS
 
 import midas_eval
-from evaluation import true_inverse_depth
+from evaluation import CPU, RedChannel, true_inverse_depth
 from preprocess.make_sample import make_sample
 from src.common.errors import DataError, UsageError
 from src.common.names import DATA_SETS
@@ -29,12 +29,9 @@ from src.config import load_config
 from src.evaluation.datasets import open_dataset
 from src.evaluation.datasets.tum import SEQUENCE
 from src.evaluation.evaluator import score_prediction
-from src.inference.backends import Backend
 from src.inference.mindspore import MindSporePredictor
 from src.inference.predictor import Predictor
 from src.util import write_png16
-
-CPU = Backend("mindspore", "CPU", 0, "fp32")
 
 
 def arguments(data, weights, ann_file, *more):
@@ -249,22 +246,10 @@ def test_settings_that_change_figures_forbid_to_resume(weights, word):
     assert settings["backend"] == f"MindSpore {ms.__version__}"
 
 
-class FirstChannel:
-    """In place of a network: predicts the red channel."""
-
-    compilations = 0
-
-    def prepare(self, image, resize_method):
-        return image[..., 0].astype(np.float32)
-
-    def infer(self, prepared):
-        return prepared
-
-
 @pytest.fixture
 def run_stub(monkeypatch, tmp_path):
     """Runs midas_eval.py in this process without a network; returns its status."""
-    monkeypatch.setattr(midas_eval, "load_predictor", lambda *_, **__: FirstChannel())
+    monkeypatch.setattr(midas_eval, "load_predictor", lambda *_, **__: RedChannel())
     monkeypatch.setattr(midas_eval, "choose_backend", lambda *_, **__: CPU)
 
     def run(*words):

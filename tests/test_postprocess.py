@@ -13,11 +13,10 @@ import pytest
 
 import midas_eval
 import postprocess
-from evaluation import FOLDERS, IMAGES, open_one, true_inverse_depth
+from evaluation import CPU, FOLDERS, IMAGES, RedChannel, open_one, true_inverse_depth
 from src.common.errors import DataError, UsageError
 from src.common.names import DATA_SETS, PROTOCOLS
 from src.evaluation.predictions import Predictions
-from src.inference.backends import Backend
 from src.inference.mindspore import MindSporePredictor
 from src.util import write_pfm
 
@@ -50,7 +49,7 @@ def score(monkeypatch, tmp_path):
 @pytest.fixture
 def evaluate(monkeypatch, tmp_path):
     """Runs midas_eval.py in this process; returns its folder and {set: {image: prediction}}, both as it left them."""
-    monkeypatch.setattr(midas_eval, "choose_backend", lambda *_, **__: Backend("mindspore", "CPU", 0, "fp32"))
+    monkeypatch.setattr(midas_eval, "choose_backend", lambda *_, **__: CPU)
 
     def run(predictor, data, *words):
         outputs = []
@@ -72,18 +71,6 @@ def evaluate(monkeypatch, tmp_path):
         return folder, predictions
 
     return run
-
-
-class RedChannel:
-    """In place of a network."""
-
-    compilations = 0
-
-    def prepare(self, image, resize_method):
-        return image[..., 0].astype(np.float32)
-
-    def infer(self, prepared):
-        return prepared
 
 
 def rows(details):

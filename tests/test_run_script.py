@@ -16,12 +16,10 @@ from conftest import TINY_FLAGS
 from PIL import Image
 
 import midas_run
-from src.inference.backends import Backend
+from evaluation import CPU, RedChannel
 from src.inference.mindspore import MindSporePredictor
 from src.util import read_image, read_pfm
 from src.utils.transforms import resize_bicubic
-
-CPU = Backend("mindspore", "CPU", 0, "fp32")
 
 
 def run(repo, weights, *arguments):
@@ -89,16 +87,6 @@ def test_missing_weights(repo, tmp_path):
     )
 
 
-class Stub:
-    """In place of a network: predicts the red channel."""
-
-    def prepare(self, image):
-        return image[..., 0].astype(np.float32)
-
-    def infer(self, prepared):
-        return prepared
-
-
 @pytest.fixture
 def run_stub(monkeypatch, tmp_path):
     """Runs midas_run.py in this process on ``tmp_path / "images"``; returns its status."""
@@ -117,7 +105,7 @@ def run_stub(monkeypatch, tmp_path):
 def test_predictions_that_are_not_finite(run_stub, tmp_path, capsys):
     write_images(tmp_path / "images")
 
-    class Broken(Stub):
+    class Broken(RedChannel):
         def infer(self, prepared):
             return np.where(prepared.shape[1] == 150, np.nan, prepared)
 
@@ -151,7 +139,7 @@ def test_results_that_cannot_be_written(run_stub, tmp_path, capsys):
     write_plain(tmp_path / "images", f"{long}.png", "b.png", "taken/c.png", "z.png")
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "taken").write_text("a file where a folder should be")
-    assert run_stub(Stub()) == 1
+    assert run_stub(RedChannel()) == 1
     out, err = capsys.readouterr()
     images, output = tmp_path / "images", tmp_path / "output"
     assert [line for line in err.splitlines() if "not written" in line] == [
@@ -177,7 +165,7 @@ def test_full_disk(run_stub, tmp_path, capsys, monkeypatch, full, done):
         write_results(stem, inverse_depth, colormap)
 
     monkeypatch.setattr(midas_run, "write_results", write)
-    assert run_stub(Stub()) == 1
+    assert run_stub(RedChannel()) == 1
     out, err = capsys.readouterr()
     assert f"{done} inverse depth maps in {tmp_path / 'output'} (" in out
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -189,7 +177,7 @@ def test_full_disk(run_stub, tmp_path, capsys, monkeypatch, full, done):
 def test_images_that_vanish_or_do_not_fit_into_memory(run_stub, tmp_path, capsys):
     write_plain(tmp_path / "images", "a.png", "b.png", "c.png", "d.png")
 
-    class Greedy(Stub):
+    class Greedy(RedChannel):
         def prepare(self, image):
             (tmp_path / "images" / "c.png").unlink(missing_ok=True)
             if image[0, 0, 0] == 1:
@@ -208,7 +196,7 @@ def test_maps_that_do_not_fit_into_memory(run_stub, tmp_path, capsys, monkeypatc
     write_plain(tmp_path / "images", "a.png", "b.png", "c.png", "d.png")
     write_results = midas_run.write_results
 
-    class Greedy(Stub):
+    class Greedy(RedChannel):
         def infer(self, prepared):
             if prepared[0, 0] == 1:
                 raise MemoryError
@@ -232,7 +220,7 @@ def test_maps_that_do_not_fit_into_memory(run_stub, tmp_path, capsys, monkeypatc
 def test_cubic_overshoot_is_written_as_it_is(run_stub, tmp_path):
     write_plain(tmp_path / "images", "a.png")
 
-    class Edge(Stub):
+    class Edge(RedChannel):
         def infer(self, prepared):
             return np.float32([[0, 0, 1, 1]])
 
@@ -321,7 +309,7 @@ def test_names_that_are_no_text(run_stub, tmp_path):
     (tmp_path / "images").mkdir()
     picture = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
     (tmp_path / "images" / f"{name}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-    assert run_stub(Stub()) == 0
+    assert run_stub(RedChannel()) == 0
     np.testing.assert_array_equal(read_pfm(tmp_path / "output" / f"{name}.pfm")[0], picture[..., 2])
     names = [f"{name}.pfm", f"{name}.png", f"{name}_color.png"]
     assert sorted(path.name for path in (tmp_path / "output").iterdir()) == sorted(names)
