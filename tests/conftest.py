@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -47,6 +48,15 @@ def cases(repo):
     if not folder.is_dir():
         pytest.skip("no files that once failed beside the repository")
     return folder
+
+
+def hand_signal(number):
+    """Calls the handler of a signal, as Python does when one arrives.
+
+    A real one would crash a process in which OpenVINO has compiled several networks: it sets an alternate signal stack
+    (sigaltstack) and frees it with the first of them while it is still in place.
+    """
+    signal.getsignal(number)(number, None)
 
 
 def runner_is_missing(reason):

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import TINY, TINY_FLAGS
+from conftest import TINY, TINY_FLAGS, hand_signal
 from mindspore import nn, ops
 from torch_midas import TorchMidas, lively
 
@@ -478,8 +478,7 @@ def test_a_signal_ends_the_export_between_files(export, tmp_path, monkeypatch, c
     write = midas_export.write_mindir
 
     def write_and_signal(*arguments):
-        # No real one: after the tests of the backends, it crashes the process in native code.
-        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+        hand_signal(signal.SIGTERM)
         write(*arguments)
 
     monkeypatch.setattr(midas_export, "write_mindir", write_and_signal)

@@ -1,13 +1,12 @@
 """src/training/trainer.py against a PyTorch twin; the training script is tested in test_train_script.py."""
 
-import os
 import signal
 
 import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, hand_signal
 from torch_midas import TorchMidas, lively, torch_loss
 
 from src.common.errors import CheckpointError, DataError
@@ -267,7 +266,7 @@ def test_stop_request_between_any_two_lines_leaves_a_checkpoint(tmp_path, monkey
     step = FakeStep()
 
     def request(*_):
-        os.kill(os.getpid(), signal.SIGTERM)
+        hand_signal(signal.SIGTERM)
 
     dataset = FakeDataset(15, lambda number: request() if moment == "before the step" and number == 5 else None)
     if moment == "in the step":
