@@ -109,8 +109,10 @@ _Positive = Annotated[float, _Rule("a number > 0", lambda value: value > 0)]
 _NotNegative = Annotated[float, _Rule("a number >= 0", lambda value: value >= 0)]
 _Path = Annotated[str, _Rule("a path", bool, is_path=True)]
 _PathOrNone = Annotated[str, _Rule("a path or ''", is_path=True)]
+_Text = Annotated[str, _Rule("text")]
 _FlagOrText = Union[bool, str]
-_ONLY_FALSE = _Rule("False (on ModelArts copy the data to a local path and set train_data_dir)", lambda flag: not flag)
+_IntOrAuto = Union[int, str]
+_WORKERS = _Rule("auto or an integer >= 1", lambda value: value == "auto" or (isinstance(value, int) and value >= 1))
 _CHECKPOINT = _Rule("True, False or the path of a checkpoint", lambda value: value != "", is_path=True)
 _FORMATS = _Rule(
     f"{', '.join(names.EXPORT_FORMATS)} or a list of them",
@@ -126,6 +128,8 @@ _FILE_NAME = _Rule(
 )
 _SETS = ", ".join(names.DATA_SETS)
 _DATA_NAMES = _Rule(f"all or a comma-separated list of {_SETS}", lambda value: {*_words(value)} <= {*_SETS_BY_WORD})
+
+_VAL_NAMES = _Rule(f"'' or a comma-separated list of {_SETS}", lambda value: not value or _DATA_NAMES.accepts(value))
 
 
 @dataclass(frozen=True)
@@ -144,10 +148,15 @@ class Config:
     backend: Annotated[str, _one_of("auto", *names.BACKENDS)]
     precision: Annotated[str, _one_of("auto", *names.PRECISIONS)]
     run_distribute: _Flag
-    is_modelarts: Annotated[bool, _ONLY_FALSE]
+    is_modelarts: _Flag
+    data_url: _Text
+    train_url: _Text
     seed: Annotated[int, _Rule("an integer from 0 to 4294967295", lambda value: 0 <= value < 2**32)]
     enable_compile_cache: _Flag
-    num_parallel_workers: _PositiveInt
+    num_parallel_workers: Annotated[_IntOrAuto, _WORKERS]
+    jit_level: Annotated[str, _one_of("auto", *names.JIT_LEVELS)]
+    op_precision: Annotated[str, _one_of(*names.OP_PRECISIONS)]
+    allow_hf32: _Flag
 
     network_ops: Annotated[str, _one_of(*names.NETWORK_OPS)]
     width_per_group: _PositiveInt
@@ -171,9 +180,19 @@ class Config:
     no_backbone_params_end_lr: _NotNegative
     power: _Positive
     epoch_size: _PositiveInt
+    max_steps: _Count
     batch_size: _PositiveInt
     lr_decay: _Flag
     loss: Annotated[str, _one_of(*names.LOSSES)]
+    accumulate_steps: _PositiveInt
+    amp_level: Annotated[str, _one_of("by_device", *names.AMP_LEVELS)]
+    amp_dtype: Annotated[str, _one_of(*names.AMP_DTYPES)]
+    loss_scaling: Annotated[str, _one_of(*names.LOSS_SCALINGS)]
+    loss_scale: Annotated[float, _Rule("a number >= 1", lambda value: value >= 1)]
+    loss_scale_window: _PositiveInt
+    sync_bn: _Flag
+    freeze_backbone_bn: _Flag
+    freeze_backbone_epochs: _Count
     grad_clip_norm: _NotNegative
     train_data_dir: _Path
     mixdata: _Path
@@ -182,8 +201,13 @@ class Config:
     resume: Annotated[_FlagOrText, _CHECKPOINT]
     save_checkpoint_epochs: _PositiveInt
     save_checkpoint_steps: _Count
+    save_checkpoint_minutes: _NotNegative
     keep_checkpoint_max: _PositiveInt
     log_interval: _PositiveInt
+    eval_interval: _Count
+    val_share: Annotated[float, _Rule("a number from 0 to 0.5", lambda value: 0 <= value <= 0.5)]
+    val_data_name: Annotated[str, _VAL_NAMES]
+    patience: _Count
 
     eval_protocol: Annotated[str, _one_of(*names.PROTOCOLS)]
     eval_shapes: Annotated[str, _one_of(*names.EVAL_SHAPES)]
@@ -549,8 +573,10 @@ def _convert(kind: Any, node: yaml.Node) -> Any:
         is_quoted = node.style is not None
         if kind in (bool, _FlagOrText) and not is_quoted and node.value.lower() in _BOOLEANS:
             return _BOOLEANS[node.value.lower()]
-        if kind in (str, _FlagOrText):
+        if kind in (str, _FlagOrText) or (kind is _IntOrAuto and node.value == "auto"):
             return node.value
+        if kind is _IntOrAuto:
+            kind = int
         if kind in (int, float) and not is_quoted:
             number = kind(node.value)
             if kind is int or math.isfinite(number):

@@ -9,6 +9,15 @@ PRECISIONS = ("fp32", "bf16")
 EVAL_SHAPES = ("dynamic", "static", "fixed")
 NETWORK_OPS = ("midas", "modelzoo")
 LOSSES = ("ssi_mse",)
+AMP_LEVELS = ("O0", "O1", "O2", "O3", "auto")
+AMP_DTYPES = ("float16", "bfloat16")
+LOSS_SCALINGS = ("static", "dynamic", "off")
+JIT_LEVELS = ("O0", "O1", "O2")
+# What mindspore.device_context.ascend.op_precision.precision_mode takes.
+OP_PRECISIONS = (
+    "force_fp16", "allow_fp32_to_fp16", "allow_mix_precision", "must_keep_origin_dtype", "force_fp32",
+    "allow_fp32_to_bf16", "allow_mix_precision_fp16", "allow_mix_precision_bf16",
+)  # fmt: skip
 RESIZE_METHODS = ("lower_bound", "upper_bound", "minimal")
 PROTOCOLS = ("paper", "modelzoo")
 PREDICTIONS = ("inverse_depth", "depth")
