@@ -48,25 +48,32 @@ if TYPE_CHECKING:
     from src.weights.checkpoint import Weights
 
 # What decides the course of a run: a resumed run cannot change it. Of the data, the list of files counts, wherever they
-# are; with lr_decay, epoch_size counts too, since the learning rates depend on it.
+# are. How many images make a step may change: the order of the samples goes on as it was.
 COURSE_KEYS = (
     "seed", *NETWORK_KEYS, *NORMALISATION_KEYS, "img_width", "img_height", "resize_target", "keep_aspect_ratio",
     "ensure_multiple_of", "backbone_params_lr", "backbone_params_end_lr", "no_backbone_params_lr",
-    "no_backbone_params_end_lr", "power", "batch_size", "lr_decay", "loss", "grad_clip_norm",
+    "no_backbone_params_end_lr", "power", "lr_decay", "loss", "grad_clip_norm", "amp_level", "amp_dtype",
+    "loss_scaling", "loss_scale", "loss_scale_window", "sync_bn", "freeze_backbone_bn", "freeze_backbone_epochs",
+    "val_share",
 )  # fmt: skip
+# Learning rates that fall depend on these, too.
+DECAY_KEYS = ("epoch_size", "max_steps")
 # What a resumed run may change: where it runs, how long, what it reads and writes. (It starts from its checkpoint,
-# whatever model_weights is; the number of processes is compared apart from run_distribute.)
+# whatever model_weights is.)
 FREE_KEYS = (
-    "device_target", "device_id", "run_distribute", "enable_compile_cache", "num_parallel_workers", "epoch_size",
-    "train_data_dir", "mixdata", "skip_bad_samples", "train_output_path", "resume", "save_checkpoint_epochs",
-    "save_checkpoint_steps", "keep_checkpoint_max", "log_interval", "model_weights",
+    "device_target", "device_id", "run_distribute", "jit_level", "op_precision", "allow_hf32", "enable_compile_cache",
+    "num_parallel_workers", "batch_size", "accumulate_steps", "train_data_dir", "mixdata", "skip_bad_samples",
+    "train_output_path", "resume", "save_checkpoint_epochs", "save_checkpoint_steps", "save_checkpoint_minutes",
+    "keep_checkpoint_max", "log_interval", "model_weights", "eval_interval", "val_data_name", "patience",
+    "eval_protocol", *(f"datapath_{name}" for name in DATA_SETS), "eval_shapes", "resize_method", "is_modelarts",
+    "data_url", "train_url",
 )  # fmt: skip
-KEYS = (*COURSE_KEYS, *FREE_KEYS)
+KEYS = (*COURSE_KEYS, *DECAY_KEYS, *FREE_KEYS)
 
 
 def course_keys(config: Config) -> tuple[str, ...]:
     """Lists the settings that decide the course of a run."""
-    return (*COURSE_KEYS, "epoch_size") if config.lr_decay else COURSE_KEYS
+    return (*COURSE_KEYS, *DECAY_KEYS) if config.lr_decay else COURSE_KEYS
 
 
 def check_settings(config: Config) -> None:
@@ -79,10 +86,13 @@ def check_settings(config: Config) -> None:
     require_file(config, "mixdata")
 
 
-def load_source(config: Config, group: Group, folder: RunFolder) -> LoadImagesDepth:
+def load_sources(config: Config, group: Group, folder: RunFolder) -> tuple[LoadImagesDepth, LoadImagesDepth]:
     """Lists the training images in every process, checks them in the first, and says what was found.
 
     The first process claims the run folder before that, since the check may take long.
+
+    Returns:
+        The images to train on, and those held back for validation.
     """
     pairs, unpaired = list_pairs(config.train_data_dir, config.mixdata)
     group.check_equal("list of training images", _names(config, pairs))
@@ -90,7 +100,7 @@ def load_source(config: Config, group: Group, folder: RunFolder) -> LoadImagesDe
     def check() -> np.ndarray:
         folder.lock()
         remembered = verdicts_path(config.train_data_dir, config.mixdata)
-        checked = check_pairs(pairs, config.num_parallel_workers, remembered)
+        checked = check_pairs(pairs, worker_count(config.num_parallel_workers), remembered)
         good = good_pairs(pairs, unpaired, checked, config.mixdata, config.skip_bad_samples)
         faults = [*unpaired, *checked.faults]
         for line in faults:
@@ -105,12 +115,19 @@ def load_source(config: Config, group: Group, folder: RunFolder) -> LoadImagesDe
         return is_good
 
     is_good = group.first_does(check, len(pairs))
-    return LoadImagesDepth(
-        [pair for pair, good in zip(pairs, is_good) if good],
-        config.img_width,
-        config.img_height,
-        **config.normalisation,
-        ensure_multiple_of=config.ensure_multiple_of,
+    good = [pair for pair, good in zip(pairs, is_good) if good]
+    training, held_back = split_pairs(good, config.val_share, config.seed)
+    if held_back and group.rank == 0:
+        print(f"{len(held_back)} of them are held back for validation (val_share)", flush=True)
+    return tuple(
+        LoadImagesDepth(
+            part,
+            config.img_width,
+            config.img_height,
+            **config.normalisation,
+            ensure_multiple_of=config.ensure_multiple_of,
+        )
+        for part in (training, held_back)
     )
 
 
@@ -147,113 +164,208 @@ def load_settings() -> tuple[Config, Optional[Path]]:
     return replace(now, train_output_path=train_output_path), checkpoint
 
 
-def describe_course(config: Config, group: Group, source: LoadImagesDepth) -> dict[str, Any]:
+def describe_course(config: Config, source: LoadImagesDepth) -> dict[str, Any]:
     """Collects what decides the course of the run, as JSON has it."""
     files = zlib.crc32(_names(config, source.pairs).encode("utf-8", "surrogateescape"))
     settings = {key: getattr(config, key) for key in course_keys(config)}
-    return json.loads(json.dumps({**settings, "images": len(source), "files": files, "processes": group.world}))
+    return json.loads(json.dumps({**settings, "images": len(source), "files": files}))
+
+
+def plan_run(config: Config, order: SampleOrder, saved: Optional["SavedRun"]) -> tuple[Position, LoopSettings, Schedule]:
+    """Decides where the run starts, how long it is, and what its learning rates are made of."""
+    start = saved.position if saved else Position()
+    steps = start.steps + order.steps_left(start, config.epoch_size)
+    if config.max_steps:
+        steps = min(steps, max(config.max_steps, start.steps))
+    updates = saved.schedule.updates if saved else 0
+    frozen = updates + order.steps_left(start, config.freeze_backbone_epochs)
+    if saved:
+        schedule = saved.schedule.resumed(steps, frozen, order.images_per_step)
+    else:
+        schedule = Schedule(steps, 0.0, frozen, order.images_per_step)
+    settings = LoopSettings(
+        epochs=config.epoch_size,
+        steps=steps,
+        save_epochs=config.save_checkpoint_epochs,
+        save_steps=config.save_checkpoint_steps,
+        save_minutes=config.save_checkpoint_minutes,
+        keep_checkpoints=config.keep_checkpoint_max,
+        log_interval=config.log_interval,
+        eval_epochs=config.eval_interval,
+    )
+    return start, settings, schedule
+
+
+def learning_rates(config: Config, schedule: Schedule) -> tuple[LearningRate, LearningRate]:
+    """Returns the learning rates of encoder and decoder."""
+    encoder, decoder = config.backbone_params_lr, config.no_backbone_params_lr
+    encoder_end = config.backbone_params_end_lr if config.lr_decay else encoder
+    decoder_end = config.no_backbone_params_end_lr if config.lr_decay else decoder
+    return (
+        schedule.rate(encoder, encoder_end, config.power, is_encoder=True),
+        schedule.rate(decoder, decoder_end, config.power, is_encoder=False),
+    )
 
 
 def build_step(
     config: Config,
-    world: int,
+    device: Device,
+    group: Group,
+    precision: "Precision",
     rates: tuple[LearningRate, LearningRate],
     weights: Optional["Weights"],
     saved: Optional["SavedRun"],
     course: dict[str, Any],
-) -> tuple["TrainStep", Position]:
-    """Builds network and step, gives them the weights to start from and says which; returns where the run starts."""
+) -> "TrainStep":
+    """Builds network and step, gives them the weights to start from, the same in all processes, and says which."""
     from src.loss import create_loss
+    from src.training.precision import apply_precision, create_scaler, freeze_normalisation, synchronise_normalisation
     from src.training.step import TrainStep, TwoRateAdam, restore
     from src.weights.checkpoint import build_network
 
     net, said = build_network(weights, config.network, "model_weights")
+    if config.freeze_backbone_bn:
+        freeze_normalisation(net)
+    if config.sync_bn:
+        synchronise_normalisation(net, device.target, device.world)
+    apply_precision(net, precision)
     net.set_train(True)
-    step = TrainStep(net, create_loss(config.loss), TwoRateAdam(net, *rates), config.grad_clip_norm, world)
-    start = Position()
+    step = TrainStep(
+        net,
+        create_loss(config.loss),
+        TwoRateAdam(net, *rates),
+        config.grad_clip_norm,
+        device.world,
+        create_scaler(precision, config.loss_scale, config.loss_scale_window),
+        config.accumulate_steps,
+    )
     if saved:
-        start = restore(step, saved, course)
-        said[0] = f"resume: {saved.path}, after epoch {start.epoch} step {start.step}"
-    print(*said, sep="\n")
-    return step, start
+        restore(step, saved, course)
+        said[0] = f"resume: {saved.path}, after epoch {saved.position.epoch} step {saved.position.step}"
+        before, now = saved.schedule.images_per_step, config.batch_size * config.accumulate_steps * device.world
+        if before != now:
+            said.append(f"{now} images make a step now, not {before}; the order of the samples goes on as it was")
+    if group.rank == 0:
+        print(*said, sep="\n")
+    group.synchronise(step.state())
+    return step
 
 
-def learning_rates(config: Config, steps: int) -> tuple[LearningRate, LearningRate]:
-    """Returns the learning rates of encoder and decoder for a run of so many steps."""
-    ends = (
-        (config.backbone_params_lr, config.backbone_params_end_lr),
-        (config.no_backbone_params_lr, config.no_backbone_params_end_lr),
-    )
-    if config.lr_decay:
-        return tuple(LearningRate(start, end, config.power, steps) for start, end in ends)
-    return tuple(LearningRate.constant(start) for start, _ in ends)
+def build_validators(
+    config: Config, step: "TrainStep", held_back: LoadImagesDepth, group: Group
+) -> list["Validator"]:
+    """Builds what scores the network during the training; the first score decides which network is the best."""
+    from src.inference.mindspore import MindSporePredictor
+    from src.training.validation import HeldBackLoss, NamedSets
 
-
-def loop_settings(config: Config) -> LoopSettings:
-    """Collects how long the run is and what it leaves behind."""
-    return LoopSettings(
-        epochs=config.epoch_size,
-        save_epochs=config.save_checkpoint_epochs,
-        save_steps=config.save_checkpoint_steps,
-        keep_checkpoints=config.keep_checkpoint_max,
-        log_interval=config.log_interval,
-    )
+    workers, share = worker_count(config.num_parallel_workers), (group.rank, group.world)
+    validators = []
+    if config.eval_interval and len(held_back):
+        validators.append(HeldBackLoss(step.net, step.loss, held_back, *share, workers=workers))
+    if config.eval_interval and config.val_data_name:
+        datasets, _ = open_sets(
+            named_sets(config.val_data_name),
+            lambda name: open_dataset(name, getattr(config, f"datapath_{name}"), config.eval_protocol),
+            setting=lambda name: f"datapath_{name}",
+            asked=f"val_data_name {config.val_data_name}",
+        )
+        make_predictor = functools.partial(MindSporePredictor, **config.predictor)
+        validators.append(NamedSets(step.net, make_predictor, ShareScorer(datasets, workers, *share)))
+    return validators
 
 
 def train(config: Config, device: Device, resume_path: Optional[Path] = None) -> "TrainStep":
     """Trains as configured; returns the step, whose network has been trained."""
+    from src.training.precision import settle_precision
     from src.training.step import read_run
     from src.weights.checkpoint import open_weights
 
+    precision = settle_precision(config.amp_level, config.amp_dtype, config.loss_scaling, device.target)
     saved = read_run(resume_path) if resume_path else None  # before the data are checked, which may take long
     weights = None if resume_path else open_weights(config.model_weights)
     config = settle(config, weights)
     group = Group(device.rank, device.world)
     first_device = group.sum(np.array([device.device_id if device.rank == 0 else 0]))[0]
     folder = RunFolder(config.train_output_path, int(first_device))
-    source = load_source(config, group, folder)
-    order = SampleOrder(len(source), config.batch_size, config.seed, device.rank, device.world)
-    course = describe_course(config, group, source)
-    rates = learning_rates(config, config.epoch_size * order.steps_per_epoch)
-    graph = (config.network, config.batch_size, config.img_height, config.img_width, config.loss, config.grad_clip_norm)
-    enable_compile_cache(config.enable_compile_cache, ("train", device.target, device.world, graph, rates))
-    step, start = build_step(config, device.world, rates, weights, saved, course)
+    source, held_back = load_sources(config, group, folder)
+    batch_size = config.batch_size * config.accumulate_steps
+    order = SampleOrder(len(source), batch_size, config.seed, device.rank, device.world)
+    course = describe_course(config, source)
+    start, settings, schedule = plan_run(config, order, saved)
+    rates = learning_rates(config, schedule)
+    graph = (
+        config.network, batch_size, config.accumulate_steps, config.img_height, config.img_width, config.loss,
+        config.grad_clip_norm, config.freeze_backbone_bn, config.sync_bn, config.jit_level, precision, rates,
+    )  # fmt: skip
+    enable_compile_cache(config.enable_compile_cache, ("train", device.target, device.world, graph))
+    step = build_step(config, device, group, precision, rates, weights, saved, course)
+    last_score = saved.extra["judge"] if saved else {}
     del saved  # as large as the run itself
-    group.check_equal("course and start of the run", f"{course} {start}")
-    done, total = start.steps_done(order.steps_per_epoch), config.epoch_size * order.steps_per_epoch
-    if done >= total:
-        print(f"nothing to do: the run has all its {config.epoch_size} epochs (epoch_size)")
+    group.check_equal("course and start of the run", f"{course} {start} {order.images_per_step}")
+    if start.steps >= settings.steps:
+        print(f"nothing to do: the run has all its {start.steps} steps (epoch_size, max_steps)")
         return step
 
+    from src.training.run_log import TRAIN_LOG, tee_to
     from src.training.trainer import Trainer
+    from src.training.validation import Judge
 
     def start_folder() -> np.ndarray:
         folder.start(dump_config(config), start.epoch, start.step)
-        print(
-            f"{config.epoch_size} epochs of {order.steps_per_epoch} steps, batch size {config.batch_size} on "
-            f"{device.world} x {device.target}, {config.img_width}x{config.img_height} pixels, "
-            f"run folder {folder.path}",
-            flush=True,
-        )
         return np.zeros(1)
 
     group.first_does(start_folder, 1)
-    dataset = create_dataset(source, order, done, total - done, config.num_parallel_workers)
-    trainer = Trainer(
-        step,
-        order,
-        loop_settings(config),
-        rates,
-        course,
-        folder,
-        source.image_paths,
-        group,
-        last_checkpoint=resume_path,
-    )
-    trainer.run(dataset, start)
-    if group.rank == 0:
-        print(f"done: checkpoint {trainer.last_checkpoint}, losses {folder.path / LOSS_CSV} and loss.png")
+    with ExitStack() as stack:
+        on_saved = None
+        if group.rank == 0:
+            stack.enter_context(tee_to(folder.path / TRAIN_LOG, is_resumed=start.steps > 0))
+            on_saved = stack.enter_context(mirror_of(config, folder)).copy_out
+            describe_run(config, device, precision, order, settings, start, folder)
+        trainer = Trainer(
+            step,
+            order,
+            settings,
+            rates,
+            schedule,
+            course,
+            folder,
+            source.image_paths,
+            group,
+            last_checkpoint=resume_path,
+            validators=build_validators(config, step, held_back, group),
+            judge=Judge(config.patience, **last_score),
+            on_saved=on_saved,
+        )
+        workers = worker_count(config.num_parallel_workers)
+        trainer.run(create_dataset(source, order, start.samples, settings.steps - start.steps, workers), start)
+        if group.rank == 0:
+            print(f"done: checkpoint {trainer.last_checkpoint}, losses {folder.path / LOSS_CSV} and loss.png")
     return step
+
+
+def describe_run(
+    config: Config,
+    device: Device,
+    precision: "Precision",
+    order: SampleOrder,
+    settings: LoopSettings,
+    start: Position,
+    folder: RunFolder,
+) -> None:
+    """Prints what is about to run."""
+    parts = f" x {config.accumulate_steps} parts" if config.accumulate_steps > 1 else ""
+    print(
+        f"{config.epoch_size} epochs, {settings.steps} steps in all, batch size {config.batch_size}{parts} on "
+        f"{device.world} x {device.target}, {config.img_width}x{config.img_height} pixels, {precision.describe()}, "
+        f"run folder {folder.path}"
+    )
+    images = config.epoch_size * order.size - start.samples
+    rest = images - order.steps_left(start, config.epoch_size) * order.images_per_step
+    if rest:
+        print(f"the last {rest} images of the last epoch do not fill a step of {order.images_per_step} and are left out")
+    if device.world > 1 and not config.sync_bn and not config.freeze_backbone_bn:
+        print("batch normalisation: each device normalises by its own batch; statistics are averaged over the devices")
+    sys.stdout.flush()
 
 
 def main() -> None:

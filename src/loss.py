@@ -84,8 +84,8 @@ def count_inverted(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return (covariance < 0).astype(mstype.float32).sum()
 
 
-def gradient_term(residual: Tensor, mask: Tensor) -> Tensor:
-    """Sums |dx| + |dy| of the residual between valid neighbours, per valid pixel of the batch.
+def gradient_sum(residual: Tensor, mask: Tensor) -> Tensor:
+    """Sums |dx| + |dy| of the residual between valid neighbours, over the batch.
 
     Args:
         residual: (N, H, W) float32.
@@ -96,14 +96,18 @@ def gradient_term(residual: Tensor, mask: Tensor) -> Tensor:
     """
     dx = ops.abs(residual[:, :, 1:] - residual[:, :, :-1]) * mask[:, :, 1:] * mask[:, :, :-1]
     dy = ops.abs(residual[:, 1:, :] - residual[:, :-1, :]) * mask[:, 1:, :] * mask[:, :-1, :]
-    return _divide(_image_sum(dx).sum() + _image_sum(dy).sum(), _image_sum(mask).sum())
+    return _image_sum(dx).sum() + _image_sum(dy).sum()
 
 
 class ScaleAndShiftInvariantLoss(nn.Cell):
     """Squared error after alignment plus the multi-scale gradient term (``ssi_mse``).
 
-    ``sum(mask * residual^2) / (2 * sum(mask)) + alpha * sum over scales of gradient_term``, both normalised by the
-    valid pixels of the whole batch. A batch without a valid pixel has loss 0 and zero gradients.
+    ``sum(mask * residual^2) / (2 * sum(mask)) + alpha * sum over scales of gradient_sum / sum(mask)``, both normalised
+    by the valid pixels of the whole batch, at the scale at hand. A batch without a valid pixel has loss 0 and zero
+    gradients.
+
+    The valid pixels may be those of a larger batch, of which the images are a part (see ``valid_pixels``): the losses
+    of the parts then add up to the loss of that batch.
 
     Args:
         alpha: Weight of the gradient term.
@@ -114,17 +118,33 @@ class ScaleAndShiftInvariantLoss(nn.Cell):
     def __init__(self, alpha: float = 0.5, scales: int = 4):
         super().__init__()
         self.alpha = alpha
-        self.steps = tuple(2**scale for scale in range(scales))
+        self.strides = tuple(2**scale for scale in range(scales))
 
-    def construct(self, prediction, target, mask):
+    def valid_pixels(self, mask):
+        """Counts what the loss of a batch is normalised by.
+
+        Args:
+            mask: (N, H, W) float32, 0 or 1.
+
+        Returns:
+            float32 (scales,), the valid pixels at each scale. Those of parts of a batch add up to those of the batch.
+        """
+        return ops.stack([_image_sum(mask[:, ::stride, ::stride]).sum() for stride in self.strides])
+
+    def share(self, prediction, target, mask, valid):
+        """Computes what the images contribute to the loss of the batch that ``valid`` counts the pixels of."""
         # Half precision, where the network runs in it, does not hold the sums below.
         prediction = prediction.astype(mstype.float32)
         scale, shift = align_scale_shift(prediction, target, mask)
         residual = scale * prediction + shift - target
-        loss = _divide(_image_sum(mask * residual * residual).sum(), 2 * _image_sum(mask).sum())
-        for step in self.steps:
-            loss = loss + self.alpha * gradient_term(residual[:, ::step, ::step], mask[:, ::step, ::step])
+        loss = _divide(_image_sum(mask * residual * residual).sum(), 2 * valid[0])
+        for index, stride in enumerate(self.strides):
+            term = gradient_sum(residual[:, ::stride, ::stride], mask[:, ::stride, ::stride])
+            loss = loss + self.alpha * _divide(term, valid[index])
         return loss
+
+    def construct(self, prediction, target, mask):
+        return self.share(prediction, target, mask, self.valid_pixels(mask))
 
 
 LOSSES = {"ssi_mse": ScaleAndShiftInvariantLoss}

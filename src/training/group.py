@@ -2,17 +2,22 @@
 
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from src.common.errors import MidasError
 
+if TYPE_CHECKING:
+    from mindspore import Parameter
+
 # A collective operation may give up after minutes, and checking a large training set takes longer: those who wait are
 # told that the work goes on.
 _HEARTBEAT_S = 5.0
 _WORKING, _DONE, _FAILED = 1, 2, 3
+_CHUNK = 1 << 22  # numbers that are summed at once
 
 
 class Group:
@@ -69,6 +74,48 @@ class Group:
         self.sum(np.array([_FAILED if future.exception() else _DONE]))
         return self.sum(future.result())
 
+    def share(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the arrays that the first process has, in all of them.
+
+        Args:
+            arrays: Of numbers that float32 holds; of the same shapes and types in all processes.
+        """
+        parts = [array.ravel().astype(np.float32) for array in arrays]
+        flat = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        if self.rank:
+            flat[:] = 0
+        for first in range(0, len(flat), _CHUNK):
+            chunk = flat[first : first + _CHUNK]
+            chunk[:] = self.sum(chunk)
+        ends = np.cumsum([array.size for array in arrays])
+        return [
+            flat[end - array.size : end].reshape(array.shape).astype(array.dtype) for array, end in zip(arrays, ends)
+        ]
+
+    def synchronise(self, parameters: Mapping[str, "Parameter"]) -> None:
+        """Gives the parameters of all processes the values that those of the first have.
+
+        Checksums are compared first: usually all of them have read the same file.
+        """
+        if self.world == 1:
+            return
+        arrays, checksum = [parameter.asnumpy() for parameter in parameters.values()], 0
+        for array in arrays:
+            checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+        if not self.find_others(checksum):
+            return
+        from mindspore import Tensor
+
+        for parameter, array in zip(parameters.values(), self.share(arrays)):
+            parameter.set_data(Tensor(array))
+
+    def find_others(self, checksum: int) -> list[int]:
+        """Lists the processes that have another checksum (32 bits) than the first; all of them must call it."""
+        table = np.zeros((self.world, 2))  # a row a process: the halves of its checksum, which float32 holds exactly
+        table[self.rank] = checksum >> 16, checksum & 0xFFFF
+        table = self.sum(table.ravel()).reshape(self.world, 2)
+        return [rank for rank, row in enumerate(table.tolist()) if row != table[0].tolist()]
+
     def check_equal(self, what: str, value: str) -> None:
         """Compares a text over the processes.
 
@@ -79,11 +126,7 @@ class Group:
         Raises:
             MidasError: In every process, if it is not the same in all of them.
         """
-        checksum = zlib.crc32(value.encode("utf-8", "surrogateescape"))
-        table = np.zeros((self.world, 2))  # a row a process: the halves of its checksum, which float32 holds exactly
-        table[self.rank] = checksum >> 16, checksum & 0xFFFF
-        table = self.sum(table.ravel()).reshape(self.world, 2)
-        others = [rank for rank, row in enumerate(table.tolist()) if row != table[0].tolist()]
+        others = self.find_others(zlib.crc32(value.encode("utf-8", "surrogateescape")))
         if others:
             ranks = ", ".join(map(str, others))
             raise MidasError(f"{what}: expected the same in all processes, found another in {ranks} than in 0")

@@ -86,6 +86,11 @@ class RunFolder:
         """Returns the documented name ``Midas_{device_id}-{epoch}_{step}.ckpt`` in this folder."""
         return self.path / f"Midas_{self.device_id}-{epoch}_{step}.ckpt"
 
+    @property
+    def best_path(self) -> Path:
+        """The file of the network that has scored best so far, ``Midas_{device_id}-best.ckpt``."""
+        return self.path / f"Midas_{self.device_id}-best.ckpt"
+
     def checkpoints(self) -> list[Checkpoint]:
         """Lists the checkpoints of the run, whichever device wrote them, oldest first."""
         return list_checkpoints(self.path)

@@ -1,29 +1,6 @@
-"""The course of a run: how long it is, how far it is, and the learning rate of every step."""
+"""The course of a run: how long it is, what it leaves behind, and the learning rate of every update."""
 
 from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far a run is.
-
-    Attributes:
-        epoch: Counted from 1.
-        step: Finished steps of that epoch.
-    """
-
-    epoch: int = 1
-    step: int = 0
-
-    def steps_done(self, steps_per_epoch: int) -> int:
-        """Returns how many steps of the whole run are finished."""
-        return (self.epoch - 1) * steps_per_epoch + self.step
-
-    def after_step(self, steps_per_epoch: int) -> "Position":
-        """Returns the position one step further."""
-        if self.step < steps_per_epoch:
-            return Position(self.epoch, self.step + 1)
-        return Position(self.epoch + 1, 1)
 
 
 @dataclass(frozen=True)
@@ -32,17 +9,23 @@ class LoopSettings:
 
     Attributes:
         epochs: Of the whole run.
+        steps: Of the whole run, when it ends: with the last epoch or before.
         save_epochs: Epochs between checkpoints.
         save_steps: Additional checkpoints every so many steps of the run; 0 for none.
+        save_minutes: Additional checkpoints every so many minutes; 0 for none.
         keep_checkpoints: How many checkpoints to keep.
         log_interval: Steps between progress lines.
+        eval_epochs: Epochs between validations.
     """
 
     epochs: int
+    steps: int
     save_epochs: int = 1
     save_steps: int = 0
+    save_minutes: float = 0.0
     keep_checkpoints: int = 2
     log_interval: int = 10
+    eval_epochs: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,18 +37,57 @@ class LearningRate:
         end: What it falls to.
         power: Of the polynomial.
         steps: Updates of the whole run.
+        offset: Added to i: a run that was resumed with another number of images per step goes on where it was.
+        frozen: Before this update, the rate is 0.
     """
 
     start: float
     end: float
     power: float
     steps: int
-
-    @classmethod
-    def constant(cls, rate: float) -> "LearningRate":
-        """Makes a learning rate that stays as it is."""
-        return cls(rate, rate, 1.0, 1)
+    offset: float = 0.0
+    frozen: int = 0
 
     def at(self, update: int) -> float:
         """Returns the learning rate of an update, counted from 0."""
-        return (self.start - self.end) * max(1 - update / self.steps, 0.0) ** self.power + self.end
+        if update < self.frozen:
+            return 0.0
+        left = max(1 - (update + self.offset) / self.steps, 0.0)
+        return (self.start - self.end) * left**self.power + self.end
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the learning rates of a run have in common; part of its checkpoints.
+
+    Attributes:
+        steps: Of the whole run, had it always had as many images per step as now.
+        offset: See ``LearningRate``.
+        frozen: Updates before which the encoder's rate is 0.
+        images_per_step: Of all processes.
+        updates: Done so far.
+    """
+
+    steps: int
+    offset: float
+    frozen: int
+    images_per_step: int
+    updates: int = 0
+
+    def resumed(self, steps: int, frozen: int, images_per_step: int) -> "Schedule":
+        """Returns the schedule of the run from here on.
+
+        Args:
+            steps: Of the whole run: those done, and those to be done with ``images_per_step``.
+            frozen: As an attribute, for that number of images.
+            images_per_step: From here on.
+        """
+        if images_per_step == self.images_per_step:
+            # A step that was skipped is no update: what was planned at the start holds.
+            return Schedule(steps, self.offset, self.frozen, images_per_step, self.updates)
+        done = (self.updates + self.offset) / self.steps
+        return Schedule(steps, done * steps - self.updates, frozen, images_per_step, self.updates)
+
+    def rate(self, start: float, end: float, power: float, is_encoder: bool) -> LearningRate:
+        """Makes a learning rate; one that does not fall has ``end`` equal to ``start``."""
+        return LearningRate(start, end, power, self.steps, self.offset, self.frozen if is_encoder else 0)

@@ -1,17 +1,18 @@
 """The compiled training step, its optimizer, and the state that a run needs to be resumed."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import amp, nn, ops
 
 from src.common.errors import CheckpointError
 from src.loss import count_inverted
-from src.training.schedule import LearningRate, Position
+from src.training.schedule import LearningRate, Schedule
+from src.utils.order import Position
 from src.weights.checkpoint import read_ckpt
 from src.weights.formats import MINDSPORE, format_of
 
@@ -19,6 +20,11 @@ _half_square = ops.MultitypeFuncGraph("half_square")
 _half_square_on_cpu = ops.MultitypeFuncGraph("half_square_on_cpu")
 _scaled = ops.MultitypeFuncGraph("scaled")
 _pick = ops.MultitypeFuncGraph("pick")
+_add = ops.MultitypeFuncGraph("add")
+_assign = ops.MultitypeFuncGraph("assign")
+_copy = ops.MultitypeFuncGraph("copy")
+_zero = ops.MultitypeFuncGraph("zero")
+_restore_unless = ops.MultitypeFuncGraph("restore_unless")
 
 
 @_half_square.register("Tensor")
@@ -42,16 +48,46 @@ def _pick_rate(encoder_rate, decoder_rate, is_encoder):
     return encoder_rate if is_encoder else decoder_rate
 
 
+@_add.register("Tensor", "Tensor")
+def _add_to_parameter(total, gradient):
+    return ops.assign_add(total, gradient.astype(total.dtype))
+
+
+@_assign.register("Tensor", "Tensor")
+def _assign_parameter(parameter, value):
+    return ops.assign(parameter, value)
+
+
+@_copy.register("Tensor")
+def _copy_of_parameter(parameter):
+    return parameter * 1
+
+
+@_zero.register("Tensor")
+def _zero_parameter(parameter):
+    return ops.assign(parameter, ops.zeros_like(parameter))
+
+
+@_restore_unless.register("Tensor", "Tensor", "Tensor")
+def _restore_parameter_unless(is_good, parameter, noted):
+    return ops.assign(parameter, ops.select(is_good, parameter, noted))
+
+
 class _Rate(nn.Cell):
     """Step number, int32 (1,) -> learning rate, float32 scalar."""
 
     def __init__(self, rate: LearningRate):
         super().__init__()
-        self.start, self.end, self.power, self.steps = float(rate.start), float(rate.end), rate.power, rate.steps
+        self.start, self.end, self.power = float(rate.start), float(rate.end), float(rate.power)
+        self.steps, self.offset, self.frozen = rate.steps, float(rate.offset), rate.frozen
 
     def construct(self, global_step):
-        left = ops.relu(1 - global_step.reshape(()).astype(ms.float32) / self.steps)
-        return (self.start - self.end) * ops.pow(left, self.power) + self.end
+        update = global_step.reshape(()).astype(ms.float32)
+        left = ops.relu(1 - (update + self.offset) / self.steps)
+        rate = (self.start - self.end) * ops.pow(left, self.power) + self.end
+        if self.frozen > 0:
+            rate = rate * (update >= self.frozen).astype(ms.float32)
+        return rate
 
 
 class TwoRateAdam(nn.Adam):
@@ -86,73 +122,206 @@ class TwoRateAdam(nn.Adam):
 
 
 class _NetworkWithLoss(nn.Cell):
-    """(image, target, mask) -> (loss, how many predictions are inverted)."""
+    """(image, target, mask, valid) -> (scaled loss, (loss, how many predictions are inverted))."""
 
-    def __init__(self, net: nn.Cell, loss: nn.Cell):
+    def __init__(self, net: nn.Cell, loss: nn.Cell, scaler: Optional[amp.LossScaler]):
         super().__init__(auto_prefix=False)
-        self.net, self.loss = net, loss
+        self.net, self.loss, self.scaler = net, loss, scaler
 
-    def construct(self, image, target, mask):
+    def construct(self, image, target, mask, valid):
         prediction = self.net(image)
-        return self.loss(prediction, target, mask), count_inverted(prediction, target, mask)
+        loss = self.loss.share(prediction, target, mask, valid)
+        told = ops.stack((loss, count_inverted(prediction, target, mask)))
+        if self.scaler is not None:
+            loss = loss * self.scaler.scale_value
+        return loss, told
 
 
-class TrainStep(nn.Cell):
-    """One optimisation step: (image, target, mask, notes) -> float32 vector.
+class _Begin(nn.Cell):
+    """Mask of this process -> ``valid``, by which its share of the loss is normalised, see ``valid_pixels`` of the loss.
 
-    Gradients are reduced over the processes first, then looked at, then used: weights, moments and counters stay as
-    they are unless the loss and the norm of the gradients, of all processes, are finite, and every process decides
-    alike. (The statistics of batch normalisation change in the forward pass, so a step that is refused may leave NaN in
-    them. A norm above 1e19 counts as infinite: its square is beyond float32.)
-
-    The vector holds the loss, averaged over the processes; 1 if the weights were updated, else 0; how many predictions,
-    of all processes, are inverted; and ``notes``, float32 (n,), of whatever the caller wants to know, summed over the
-    processes. It is the same in every process. State and loss are those before the update.
-
-    Args:
-        net: (N, 3, H, W) -> (N, H, W).
-        loss: (prediction, target, mask) -> scalar.
-        optimizer: Over the parameters of ``net``.
-        grad_clip_norm: Largest global norm of the gradients; 0 leaves them alone.
-        world: Number of data-parallel processes, whose gradients are averaged.
+    It is that of all processes, divided by their number, since gradients are averaged over them. Also notes the
+    statistics of batch normalisation, for ``_Update``.
     """
 
+    def __init__(self, loss: nn.Cell, world: int, statistics: Sequence[ms.Parameter], noted: Sequence[ms.Parameter]):
+        super().__init__(auto_prefix=False)
+        self.loss, self.world = loss, world
+        self.sum = nn.Identity() if world == 1 else ops.AllReduce(ops.ReduceOp.SUM)
+        self.statistics, self.noted = ms.ParameterTuple(statistics), ms.ParameterTuple(noted)
+        self.each = ops.HyperMap()
+
+    def construct(self, mask):
+        valid = self.sum(self.loss.valid_pixels(mask)) / self.world
+        if self.noted:
+            valid = ops.depend(valid, self.each(_assign, self.noted, self.statistics))
+        return valid
+
+
+class _Update(nn.Cell):
+    """(told by the network, gradients of this process, notes) -> what ``TrainStep`` tells; updates the weights."""
+
     def __init__(
-        self, net: nn.Cell, loss: nn.Cell, optimizer: nn.Optimizer, grad_clip_norm: float = 0.0, world: int = 1
+        self,
+        optimizer: nn.Optimizer,
+        grad_clip_norm: float,
+        world: int,
+        scaler: Optional[amp.LossScaler],
+        statistics: Sequence[ms.Parameter],
+        noted: Sequence[ms.Parameter],
     ):
         super().__init__(auto_prefix=False)
-        self.network = _NetworkWithLoss(net, loss)
-        self.network.set_grad()
-        self.optimizer = optimizer
-        self.value_and_grad = ops.value_and_grad(self.network, None, optimizer.parameters, has_aux=True)
+        self.optimizer, self.grad_clip_norm, self.scaler = optimizer, grad_clip_norm, scaler
         self.average = nn.Identity() if world == 1 else nn.DistributedGradReducer(optimizer.parameters)
         self.sum = nn.Identity() if world == 1 else ops.AllReduce(ops.ReduceOp.SUM)
-        self.world = world
-        self.grad_clip_norm = grad_clip_norm
+        self.share = ms.Tensor([1 / world, 1], ms.float32)
+        self.statistics, self.noted = ms.ParameterTuple(statistics), ms.ParameterTuple(noted)
         self.each = ops.HyperMap()
         # The CPU has no fast sum but a fast product; other devices may form products in half precision.
         self.half_square = _half_square_on_cpu if ms.get_context("device_target") == "CPU" else _half_square
 
-    def construct(self, image, target, mask, notes):
-        (loss, inverted), gradients = self.value_and_grad(image, target, mask)
+    def construct(self, told, gradients, notes):
         gradients = self.average(gradients)
-        told = self.sum(ops.concat((ops.stack((loss / self.world, inverted)), notes)))
-        norm = ops.sqrt(2 * ops.addn(self.each(self.half_square, gradients)))  # NaN and infinity stay in it
+        told = self.sum(ops.concat((told * self.share, notes)))
+        scale = ops.ones((), ms.float32)
+        if self.scaler is not None:
+            scale = scale * self.scaler.scale_value
+        norm = ops.sqrt(2 * ops.addn(self.each(self.half_square, gradients))) / scale  # NaN and infinity stay in it
         if self.grad_clip_norm > 0:
             factor = self.grad_clip_norm / ops.maximum(norm, ops.full_like(norm, self.grad_clip_norm))
-            gradients = self.each(ops.partial(_scaled, factor), gradients)
+            gradients = self.each(ops.partial(_scaled, factor / scale), gradients)
+        elif self.scaler is not None:
+            gradients = self.each(ops.partial(_scaled, 1 / scale), gradients)
         is_finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(told[0]))
         if is_finite:
             self.optimizer(gradients)
-        return ops.concat((told[:1], is_finite.astype(ms.float32).reshape((1,)), told[1:]))
+        told = ops.concat((told[:1], ops.stack((is_finite.astype(ms.float32), told[1], scale)), told[2:]))
+        if self.scaler is not None:
+            told = ops.depend(told, self.scaler.adjust(is_finite))
+            told = ops.depend(told, self.each(ops.partial(_restore_unless, is_finite), self.statistics, self.noted))
+        return told
 
 
-def training_state(step: nn.Cell) -> dict[str, ms.Parameter]:
-    """Collects what a run needs to be resumed: weights, batch statistics, Adam's moments and its counters.
+class _WholeStep(nn.Cell):
+    """A step in one graph: (image, target, mask, notes) -> what ``TrainStep`` tells."""
 
-    Learning rates are left out: they follow from the settings and the step counter.
+    def __init__(self, begin: _Begin, value_and_grad: Callable, update: _Update):
+        super().__init__(auto_prefix=False)
+        self.begin, self.value_and_grad, self.update = begin, value_and_grad, update
+
+    def construct(self, image, target, mask, notes):
+        valid = self.begin(mask)
+        told, gradients = self.value_and_grad(image, target, mask, valid)
+        return self.update(told[1], gradients, notes)
+
+
+class _Part(nn.Cell):
+    """(image, target, mask, valid, told so far) -> told so far; adds the gradients of a part of a batch to ``sums``."""
+
+    def __init__(self, value_and_grad: Callable, sums: Sequence[ms.Parameter]):
+        super().__init__(auto_prefix=False)
+        self.value_and_grad, self.sums = value_and_grad, ms.ParameterTuple(sums)
+        self.each = ops.HyperMap()
+
+    def construct(self, image, target, mask, valid, so_far):
+        told, gradients = self.value_and_grad(image, target, mask, valid)
+        return ops.depend(so_far + told[1], self.each(_add, self.sums, gradients))
+
+
+class _Finish(nn.Cell):
+    """(told, notes) -> what ``TrainStep`` tells: updates the weights by ``sums``, which are 0 afterwards."""
+
+    def __init__(self, update: _Update, sums: Sequence[ms.Parameter]):
+        super().__init__(auto_prefix=False)
+        self.update, self.sums = update, ms.ParameterTuple(sums)
+        self.each = ops.HyperMap()
+
+    def construct(self, told, notes):
+        told = self.update(told, self.each(_copy, self.sums), notes)
+        return ops.depend(told, self.each(_zero, self.sums))
+
+
+class TrainStep:
+    """One optimisation step: (image, target, mask, notes) -> float32 vector.
+
+    The loss is that of the batches of all processes together, see ``valid_pixels`` of the loss: two processes with half
+    of a batch each do what one does with the whole. So do ``parts``, whose gradients are added up, one part after the
+    other. (Batch normalisation is the exception: it normalises what goes through the network together.)
+
+    Gradients are reduced over the processes first, then looked at, then used: weights, moments and counters stay as
+    they are unless the loss and the norm of the gradients, of all processes, are finite, and every process decides
+    alike. With ``scaler``, the statistics of batch normalisation stay, too; without, such a step may leave NaN in them,
+    and the run has to end. (A norm above 1e19 counts as infinite: its square is beyond float32.)
+
+    The vector holds the loss; 1 if the weights were updated, else 0; how many predictions, of all processes, are
+    inverted; the loss scale; and ``notes``, float32 (n,), of whatever the caller wants to know, summed over the
+    processes. It is the same in every process. State and loss are those before the update.
+
+    Nothing here waits for the device: the vector is on it until somebody reads it.
+
+    Args:
+        net: (N, 3, H, W) -> (N, H, W).
+        loss: Of ``src/loss.py``.
+        optimizer: Over the parameters of ``net``.
+        grad_clip_norm: Largest global norm of the gradients; 0 leaves them alone.
+        world: Number of data-parallel processes, whose gradients are averaged.
+        scaler: Scales the loss, for networks that compute in float16.
+        parts: The batch goes through the network in so many parts of equal size.
     """
-    return {p.name: p for p in step.get_parameters() if not p.name.startswith("learning_rate")}
+
+    def __init__(
+        self,
+        net: nn.Cell,
+        loss: nn.Cell,
+        optimizer: nn.Optimizer,
+        grad_clip_norm: float = 0.0,
+        world: int = 1,
+        scaler: Optional[amp.LossScaler] = None,
+        parts: int = 1,
+    ):
+        self.net, self.loss, self.optimizer, self.scaler, self.parts = net, loss, optimizer, scaler, parts
+        network = _NetworkWithLoss(net, loss, scaler)
+        network.set_grad()
+        value_and_grad = ops.value_and_grad(network, None, optimizer.parameters, has_aux=True)
+        statistics = list(self.statistics().values()) if scaler else []
+        noted = [ms.Parameter(p.value().copy(), f"noted.{p.name}", requires_grad=False) for p in statistics]
+        begin = _Begin(loss, world, statistics, noted)
+        update = _Update(optimizer, grad_clip_norm, world, scaler, statistics, noted)
+        if parts == 1:
+            self._whole = _WholeStep(begin, value_and_grad, update)
+        else:
+            sums = optimizer.parameters.clone(prefix="sum", init="zeros")
+            self._begin, self._part, self._finish = begin, _Part(value_and_grad, sums), _Finish(update, sums)
+
+    def __call__(self, image: ms.Tensor, target: ms.Tensor, mask: ms.Tensor, notes: ms.Tensor) -> ms.Tensor:
+        """Does a step."""
+        if self.parts == 1:
+            return self._whole(image, target, mask, notes)
+        valid, told, size = self._begin(mask), ms.Tensor([0, 0], ms.float32), len(image) // self.parts
+        for first in range(0, size * self.parts, size):
+            part = slice(first, first + size)
+            told = self._part(image[part], target[part], mask[part], valid, told)
+        return self._finish(told, notes)
+
+    def state(self) -> dict[str, ms.Parameter]:
+        """Collects what a run needs to be resumed: weights, batch statistics, Adam's moments, counters, loss scale.
+
+        Learning rates are left out: they follow from the settings and the count of updates.
+        """
+        parameters = {p.name: p for p in (*self.net.get_parameters(), *self.optimizer.get_parameters())}
+        state = {name: p for name, p in parameters.items() if not name.startswith("learning_rate")}
+        if self.is_scale_dynamic:
+            state |= {"loss_scale": self.scaler.scale_value, "loss_scale_counter": self.scaler.counter}
+        return state
+
+    def statistics(self) -> dict[str, ms.Parameter]:
+        """Collects the statistics of batch normalisation, which each process has of its own batches."""
+        return {p.name: p for p in self.net.get_parameters() if p.name.rpartition(".")[2].startswith("moving_")}
+
+    @property
+    def is_scale_dynamic(self) -> bool:
+        """Whether the loss scale changes."""
+        return isinstance(self.scaler, amp.DynamicLossScaler)
 
 
 @dataclass(frozen=True)
@@ -161,13 +330,23 @@ class SavedRun:
 
     Attributes:
         path: The file.
-        tensors: Name -> array, as ``training_state`` has it.
-        extra: ``course``, and what ``Position`` has.
+        tensors: Name -> array, as ``TrainStep.state`` has it.
+        extra: What ``Trainer.save`` puts beside them.
     """
 
     path: Path
     tensors: dict[str, np.ndarray]
     extra: dict[str, Any]
+
+    @property
+    def position(self) -> Position:
+        """Where the run was."""
+        return Position(**{field.name: self.extra[field.name] for field in fields(Position)})
+
+    @property
+    def schedule(self) -> Schedule:
+        """What its learning rates were made of."""
+        return Schedule(**self.extra["schedule"])
 
 
 def read_run(path: Path) -> SavedRun:
@@ -183,35 +362,33 @@ def read_run(path: Path) -> SavedRun:
         raise CheckpointError(
             f"{path}: expected a training checkpoint with optimizer state, found weights alone; {advice}"
         )
-    if "course" not in extra:
+    if not {"course", "schedule", "samples"} <= {*extra}:
         raise CheckpointError(
-            f"{path}: expected a checkpoint of this version, found an older one, whose loss was another; {advice}"
+            f"{path}: expected a checkpoint of this version, found an older one, whose order of samples was another; "
+            f"{advice}"
         )
     return SavedRun(path, tensors, extra)
 
 
-def restore(step: nn.Cell, saved: SavedRun, course: Mapping[str, Any]) -> Position:
-    """Loads a training checkpoint into a step's network and optimizer.
+def restore(step: TrainStep, saved: SavedRun, course: Mapping[str, Any]) -> None:
+    """Loads a training checkpoint into a step's network, optimizer and loss scale.
 
     Args:
-        step: A ``TrainStep`` built as in the run that wrote the checkpoint.
+        step: Built as in the run that wrote the checkpoint.
         saved: The checkpoint.
         course: What decides the course of the resumed run, as JSON has it.
-
-    Returns:
-        Where that run was.
 
     Raises:
         CheckpointError: If the checkpoint is not one of this network, or is of a run of another course.
     """
-    path, tensors, extra = saved.path, saved.tensors, saved.extra
-    changed = differences(extra["course"], course)
+    path, tensors = saved.path, saved.tensors
+    changed = differences(saved.extra["course"], course)
     if changed:
         raise CheckpointError(
             f"{path}: expected a run of the same course, found {', '.join(changed)}; give the settings that it had, or "
             f"start a new run with its weights: --model_weights {path}"
         )
-    parameters = training_state(step)
+    parameters = step.state()
     wrong = [name for name, p in parameters.items() if name not in tensors or tensors[name].shape != tuple(p.shape)]
     if wrong:
         raise CheckpointError(
@@ -220,7 +397,6 @@ def restore(step: nn.Cell, saved: SavedRun, course: Mapping[str, Any]) -> Positi
         )
     for name, parameter in parameters.items():
         parameter.set_data(ms.Tensor(tensors[name]))
-    return Position(**{key: extra[key] for key in asdict(Position())})
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[str]:

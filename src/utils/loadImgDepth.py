@@ -82,18 +82,19 @@ class LoadImagesDepth:
 class _Steps:
     """The rest of a run as a map-style source: item k is the stacked batch of its k-th step."""
 
-    def __init__(self, source: Any, order: SampleOrder, first: int, count: int):
-        self._source, self._order, self._first, self._count = source, order, first, count
+    def __init__(self, source: Any, order: SampleOrder, start: int, count: int):
+        self._source, self._order, self._start, self._count = source, order, start, count
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, ...]:
-        samples = [self._source[number] for number in self._order.samples(self._first + step).tolist()]
+        start = self._start + step * self._order.images_per_step
+        samples = [self._source[number] for number in self._order.samples(start).tolist()]
         return tuple(np.stack(column) for column in zip(*samples))
 
 
-def create_dataset(source: Any, order: SampleOrder, first: int, count: int, num_parallel_workers: int) -> Any:
+def create_dataset(source: Any, order: SampleOrder, start: int, count: int, num_parallel_workers: int) -> Any:
     """Makes the MindSpore pipeline of the rest of a run.
 
     One pipeline serves all epochs: its workers start once, and it never runs dry between epochs. (MindSpore's own
@@ -103,7 +104,7 @@ def create_dataset(source: Any, order: SampleOrder, first: int, count: int, num_
     Args:
         source: Map-style source of (image, target, mask), e.g. ``LoadImagesDepth``.
         order: Which samples each step takes.
-        first: The first step, counted from 0 in the whole run.
+        start: Where the first step starts in the stream of samples, see ``SampleOrder``.
         count: How many steps.
         num_parallel_workers: Worker processes, forked from this one, at most one a core (MindSpore refuses more); with
             1, a thread of this process does the work.
@@ -120,7 +121,7 @@ def create_dataset(source: Any, order: SampleOrder, first: int, count: int, num_
     # It would send SIGTERM to this process when a loader dies, as if somebody had asked for that. ``Batches`` watches.
     mindspore.dataset.config.set_enable_watchdog(False)
     return mindspore.dataset.GeneratorDataset(
-        _Steps(source, order, first, count),
+        _Steps(source, order, start, count),
         list(COLUMNS),
         shuffle=False,
         num_parallel_workers=workers,

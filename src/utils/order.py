@@ -8,19 +8,38 @@ import numpy as np
 from src.common.errors import DataError
 
 
-@lru_cache(maxsize=2)  # steps come in order, but two workers may be in two epochs
+@lru_cache(maxsize=4)  # steps come in order, but several workers may be in several epochs
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of the samples in an epoch: a permutation of ``range(size)``, int64."""
+    """Returns the order of the samples in an epoch, counted from 0: a permutation of ``range(size)``, int64."""
     return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is.
+
+    Attributes:
+        epoch: That of the last sample, counted from 1.
+        step: Finished steps of that epoch.
+        samples: Samples consumed since the run began, of all processes.
+        steps: Finished steps since the run began.
+    """
+
+    epoch: int = 1
+    step: int = 0
+    samples: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True)
 class SampleOrder:
     """The samples of every step of a run, for one process.
 
-    Every epoch has ``size // (batch_size * world)`` steps; samples that do not fill a step are left out of that epoch.
-    Rank r takes the r-th ``batch_size`` samples of every global batch. The order depends on ``seed`` and the epoch
-    alone, so a resumed run sees exactly the rest of what the uninterrupted one would have seen.
+    The samples of a run are one stream: those of the first epoch in a random order, then those of the second in another,
+    and so on. A step takes the next ``batch_size * world`` of them, and rank r the r-th ``batch_size`` of these. So
+    every sample comes once an epoch, however many processes there are, and a step may begin in one epoch and end in
+    the next; it counts for the latter. Only the end of the last epoch may be too short for a step. The stream depends on
+    ``seed`` alone: a resumed run sees exactly the rest of it, with another number of processes or batch size, too.
 
     Attributes:
         size: Number of samples in the training set.
@@ -30,7 +49,7 @@ class SampleOrder:
         world: Number of processes.
 
     Raises:
-        DataError: There are fewer samples than one global batch takes.
+        DataError: There are fewer samples than one step takes.
     """
 
     size: int
@@ -40,28 +59,52 @@ class SampleOrder:
     world: int = 1
 
     def __post_init__(self):
-        if self.steps_per_epoch == 0:
+        if self.size < self.images_per_step:
             raise DataError(
-                f"training data: {self.size} samples are fewer than one step takes "
-                f"(batch size {self.batch_size} x {self.world} devices)"
+                f"training data: expected at least the {self.images_per_step} samples that one step takes "
+                f"({self.batch_size} x {self.world} devices), found {self.size}"
             )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full steps in an epoch."""
-        return self.size // self.images_per_step
 
     @property
     def images_per_step(self) -> int:
         """Samples in a step, of all processes."""
         return self.batch_size * self.world
 
-    def all_samples(self, step: int) -> np.ndarray:
-        """Returns the sample numbers of all processes, int64 (batch_size * world,), of a step counted from 0."""
-        epoch, step = divmod(step, self.steps_per_epoch)
-        first = step * self.images_per_step
-        return epoch_order(self.size, self.seed, epoch)[first : first + self.images_per_step]
+    def all_samples(self, start: int) -> np.ndarray:
+        """Returns the samples of all processes in the step that starts at a place in the stream.
 
-    def samples(self, step: int) -> np.ndarray:
-        """Returns the sample numbers of this process, int64 (batch_size,), of a step counted from 0."""
-        return self.all_samples(step)[self.rank * self.batch_size :][: self.batch_size]
+        Args:
+            start: Samples of the stream before it.
+
+        Returns:
+            Sample numbers, int64 (batch_size * world,).
+        """
+        epoch, first = divmod(start, self.size)
+        last = first + self.images_per_step
+        samples = epoch_order(self.size, self.seed, epoch)[first:last]
+        if last <= self.size:
+            return samples
+        return np.concatenate((samples, epoch_order(self.size, self.seed, epoch + 1)[: last - self.size]))
+
+    def samples(self, start: int) -> np.ndarray:
+        """Returns the samples of this process, int64 (batch_size,), see ``all_samples``."""
+        return self.all_samples(start)[self.rank * self.batch_size :][: self.batch_size]
+
+    def after(self, position: Position) -> Position:
+        """Returns where a run is one step further."""
+        samples = position.samples + self.images_per_step
+        epoch = (samples - 1) // self.size + 1
+        step = position.step + 1 if epoch == position.epoch else 1
+        return Position(epoch, step, samples, position.steps + 1)
+
+    def before(self, position: Position) -> int:
+        """Returns where in the stream the step began that ends at a position."""
+        return position.samples - self.images_per_step
+
+    def steps_left(self, position: Position, epochs: int) -> int:
+        """Returns how many steps there are from a position to the end of an epoch, counted from 1."""
+        return max(0, epochs * self.size - position.samples) // self.images_per_step
+
+    def steps_in_epoch(self, position: Position) -> int:
+        """Returns how many steps the epoch of a position has."""
+        return position.step + self.steps_left(position, position.epoch)
