@@ -1,13 +1,14 @@
 """What every script that evaluates does: opens the sets that are asked for, evaluates them, tells what came out."""
 
 import functools
+import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, TypeVar
 
 import numpy as np
 
-from src.common.errors import DataError, UsageError
+from src.common.errors import DataError, UsageError, one_line
 from src.common.progress import Progress
 from src.common.stop import Requests
 from src.evaluation.datasets.base import DatasetMissing, EvalDataset
@@ -104,6 +105,37 @@ def evaluate_sets(
         results.append(summarise(dataset, records, faulty))
         files.finish(results[-1])
     return results
+
+
+def score_share(
+    predictor: Any, datasets: Iterable[EvalDataset], workers: int, rank: int = 0, world: int = 1
+) -> Iterator[tuple[str, float, int]]:
+    """Scores a share of the samples of data sets, and keeps nothing; faulty ones are reported and left out.
+
+    Args:
+        predictor: Has the methods ``prepare`` and ``infer`` of a ``Predictor``.
+        datasets: The data sets.
+        workers: How many threads read and score.
+        rank: Of each set, this process takes every ``world``-th sample, from this one on.
+        world: Number of processes.
+
+    Yields:
+        For each set its name and its metric, sum of the metric over the images that have one, and how many these are.
+    """
+    for dataset in datasets:
+        numbers = range(1 + rank, len(dataset) + 1, world)
+        prepare = functools.partial(_prepare, predictor, dataset)
+        values = []
+        for outcome in evaluate(dataset, numbers, prepare, predictor.infer, workers):
+            if isinstance(outcome, Fault):
+                print(f"left out: {one_line(outcome.text)}", file=sys.stderr)
+            elif not math.isnan(outcome.value):
+                values.append(outcome.value)
+        yield f"{dataset.name} {dataset.metric}", math.fsum(values), len(values)
+
+
+def _prepare(predictor: Any, dataset: EvalDataset, sample: Sample) -> Any:
+    return predictor.prepare(sample.image, dataset.resize_method)
 
 
 def conclude(
