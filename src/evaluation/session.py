@@ -3,7 +3,8 @@
 import functools
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Callable, TypeVar
 
 import numpy as np
@@ -107,35 +108,55 @@ def evaluate_sets(
     return results
 
 
-def score_share(
-    predictor: Any, datasets: Iterable[EvalDataset], workers: int, rank: int = 0, world: int = 1
-) -> Iterator[tuple[str, float, int]]:
-    """Scores a share of the samples of data sets, and keeps nothing; faulty ones are reported and left out.
+class ShareScorer:
+    """Scores a share of the samples of data sets again and again, as the network learns, and keeps nothing.
+
+    Faulty samples are left out; each is reported once.
 
     Args:
-        predictor: Has the methods ``prepare`` and ``infer`` of a ``Predictor``.
         datasets: The data sets.
         workers: How many threads read and score.
         rank: Of each set, this process takes every ``world``-th sample, from this one on.
         world: Number of processes.
-
-    Yields:
-        For each set its name and its metric, sum of the metric over the images that have one, and how many these are.
     """
-    for dataset in datasets:
-        numbers = range(1 + rank, len(dataset) + 1, world)
-        prepare = functools.partial(_prepare, predictor, dataset)
+
+    def __init__(self, datasets: Sequence[EvalDataset], workers: int, rank: int = 0, world: int = 1):
+        self.datasets, self.workers, self.rank, self.world = datasets, workers, rank, world
+        self._reported: set[str] = set()
+
+    def __call__(self, predictor: Any, is_asked: Callable[[], bool] = lambda: False) -> list[tuple[str, float, int]]:
+        """Scores.
+
+        Args:
+            predictor: Has the methods ``prepare`` and ``infer`` of a ``Predictor``.
+            is_asked: Whether to stop: it is looked at before each sample, and the rest is then left out.
+
+        Returns:
+            For each set its name and its metric, the sum of the metric over the images that have one, and how many
+            these are.
+        """
+        return [self._score(dataset, predictor, is_asked) for dataset in self.datasets]
+
+    def _score(self, dataset: EvalDataset, predictor: Any, is_asked: Callable[[], bool]) -> tuple[str, float, int]:
+        numbers = takewhile(lambda _: not is_asked(), range(1 + self.rank, len(dataset) + 1, self.world))
         values = []
-        for outcome in evaluate(dataset, numbers, prepare, predictor.infer, workers):
+        for outcome in evaluate(
+            dataset,
+            numbers,
+            lambda sample: predictor.prepare(sample.image, dataset.resize_method),
+            predictor.infer,
+            self.workers,
+        ):
             if isinstance(outcome, Fault):
-                print(f"left out: {one_line(outcome.text)}", file=sys.stderr)
+                self._report(outcome.text)
             elif not math.isnan(outcome.value):
                 values.append(outcome.value)
-        yield f"{dataset.name} {dataset.metric}", math.fsum(values), len(values)
+        return f"{dataset.name} {dataset.metric}", math.fsum(values), len(values)
 
-
-def _prepare(predictor: Any, dataset: EvalDataset, sample: Sample) -> Any:
-    return predictor.prepare(sample.image, dataset.resize_method)
+    def _report(self, fault: str) -> None:
+        if fault not in self._reported:
+            self._reported.add(fault)
+            print(f"left out of the validation: {one_line(fault)}", file=sys.stderr, flush=True)
 
 
 def conclude(

@@ -187,6 +187,7 @@ def draw_curves(path: Path, losses: Points, scores: Mapping[str, Points], resume
         resumed_at: Where the run was resumed, epochs.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     panels = defaultdict(dict)
     for name, points in scores.items():
@@ -207,6 +208,8 @@ def draw_curves(path: Path, losses: Points, scores: Mapping[str, Points], resume
     if HELD_BACK in scores:
         axes.plot(*zip(*scores[HELD_BACK]), lw=1.5, marker="o", ms=3, color="C1", label="loss of the images held back")
     axes.set(ylabel="loss", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")  # 20 rather than 2 x 10^1
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
     for panel, (metric, sets) in zip(others, panels.items()):
         for number, (name, points) in enumerate(sets.items(), start=2):
             panel.plot(*zip(*points), lw=1.5, marker="o", ms=3, color=f"C{number}", label=name)

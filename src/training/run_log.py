@@ -31,7 +31,7 @@ class _Log:
         """Appends text; it survives the end of this process from here on."""
         if self._file < 0:
             return
-        data = text.encode(errors="surrogateescape")
+        data = text.encode(errors="backslashreplace")
         try:
             while data:
                 data = data[os.write(self._file, data) :]

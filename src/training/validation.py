@@ -1,14 +1,15 @@
 """Validation during training: what is scored, and whether the scores still get better.
 
 A validator is called by every process of a run, scores its share of the samples, and returns sums: ``merge`` makes
-means of them. All scores are such that less is better.
+means of them. All scores are such that less is better. A validator asks now and then whether to stop; what it has been
+able to score until then says nothing about the network.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, Optional
 
 import mindspore as ms
@@ -100,15 +101,19 @@ class HeldBackLoss:
         self.batch_size, self.workers = batch_size, workers
         self._apart = Apart(net)
 
-    def __call__(self) -> list[Score]:
+    def __call__(self, is_asked: Callable[[], bool] = lambda: False) -> list[Score]:
         """Returns the score called ``loss``.
+
+        Args:
+            is_asked: Whether to stop; looked at before each image.
 
         Raises:
             DataError: A file cannot be read.
         """
         losses: list[float] = []
         with evaluating(self.net), thread_pool(self.workers) as pool:
-            samples = run_ahead(pool, self.source.__getitem__, self.numbers, max(self.workers, self.batch_size))
+            numbers = takewhile(lambda _: not is_asked(), self.numbers)
+            samples = run_ahead(pool, self.source.__getitem__, numbers, max(self.workers, self.batch_size))
             while batch := list(islice(samples, self.batch_size)):
                 losses += self._losses(batch)
         return [Score(HELD_BACK, math.fsum(losses), len(losses))]
@@ -131,26 +136,30 @@ class NamedSets:
     Args:
         net: The network that is being trained.
         make_predictor: Network -> predictor, e.g. ``MindSporePredictor`` with all other arguments given.
-        score: Predictor -> name, sum and count of every set, of this process's share of its samples; e.g.
-            ``score_share`` of ``src/evaluation/session.py`` with all other arguments given.
+        score: (predictor, ``is_asked``) -> name, sum and count of every set, of this process's share of its samples;
+            e.g. a ``ShareScorer`` of ``src/evaluation/session.py``.
     """
 
     def __init__(
         self,
         net: nn.Cell,
         make_predictor: Callable[[nn.Cell], Any],
-        score: Callable[[Any], Iterable[tuple[str, float, int]]],
+        score: Callable[[Any, Callable[[], bool]], Iterable[tuple[str, float, int]]],
     ):
         self.net, self.score = net, score
         self._make_predictor = make_predictor
         self._predictor: Any = None
 
-    def __call__(self) -> list[Score]:
-        """Returns a score of every set."""
+    def __call__(self, is_asked: Callable[[], bool] = lambda: False) -> list[Score]:
+        """Returns a score of every set.
+
+        Args:
+            is_asked: Whether to stop; looked at before each image.
+        """
         with evaluating(self.net):
             if self._predictor is None:
                 self._predictor = self._make_predictor(Apart(self.net))
-            return [Score(*sums) for sums in self.score(self._predictor)]
+            return [Score(*sums) for sums in self.score(self._predictor, is_asked)]
 
 
 class Judge:
