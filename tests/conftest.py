@@ -142,6 +142,7 @@ SLOW = (
     "export",
     "trainer",
     "evaluator",
+    "validation",
     "postprocess",
     "run_script",
     "eval_script",

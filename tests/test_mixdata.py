@@ -21,6 +21,7 @@ from src.utils.mixdata import (
     good_pairs,
     list_pairs,
     read_mixdata,
+    split_pairs,
     verdicts_path,
     warnings_of,
 )
@@ -404,3 +405,33 @@ def test_mixdata_of_a_windows_editor(tmp_path):
     path = tmp_path / "mixdata.json"
     path.write_bytes('\ufeff{"img": {"A": "/a/*"},\r\n "depth": {"A": "/b/*"}}\r\n'.encode())
     assert read_mixdata(path) == [("A", "/a/*", "/b/*", "inverse_depth", None)]
+
+
+def pairs_of(dataset, numbers):
+    return [Pair(dataset, f"{number:04}", f"/{dataset}/{number}.jpg", f"/{dataset}/{number}.png") for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("size", "share", "count"),
+    [(1, 0.5, 0), (2, 0.5, 1), (2, 0.01, 1), (10, 0.0, 0), (10, 0.01, 1), (10, 0.25, 2), (400, 0.1, 40), (3, 0.9, 2)],
+)
+def test_so_many_pairs_of_each_set_are_held_back(size, share, count):
+    pairs = [*pairs_of("A", range(size)), *pairs_of("B", range(20))]
+    training, held_back = split_pairs(pairs, share, seed=1)
+    assert sorted([*training, *held_back], key=pairs.index) == pairs
+    assert [pair for pair in pairs if pair in training] == training  # their order stays
+    assert [pair for pair in pairs if pair in held_back] == held_back
+    assert len([pair for pair in held_back if pair.dataset == "A"]) == count
+
+
+def test_held_back_pairs_depend_on_names_and_seed_alone():
+    pairs = pairs_of("A", range(200))
+    _, held_back = split_pairs(pairs, 0.1, seed=1)
+    elsewhere = [Pair("renamed", pair.name, f"/moved{pair.image_path}", pair.depth_path) for pair in reversed(pairs)]
+    assert {pair.name for pair in split_pairs(elsewhere, 0.1, seed=1)[1]} == {pair.name for pair in held_back}
+    _, others = split_pairs(pairs, 0.1, seed=2)
+    assert len({*others} & {*held_back}) < 10  # of 20; 2 by chance
+    _, after_more = split_pairs(pairs_of("A", range(220)), 0.1, seed=1)
+    assert len({*after_more} & {*held_back}) >= 15  # new ones take their share, the others stay
+    quarters = [sum(pair.name < f"{end:04}" for pair in split_pairs(pairs, 0.5, seed=3)[1]) for end in (50, 100, 150)]
+    assert np.abs(np.array(quarters) - [25, 50, 75]).max() < 15  # spread over the set

@@ -9,8 +9,6 @@ import pytest
 
 from src.common import compile_cache, device
 from src.common.errors import UsageError
-from src.training import loss_log
-from src.training.loss_log import LossLog, LossRow, read_loss_csv
 from src.training.run_folder import RunFolder, find_resume, folder_to_resume
 
 
@@ -117,33 +115,6 @@ def test_folder_belongs_to_one_live_process(repo, tmp_path):
         first.wait()
         RunFolder(tmp_path).lock()  # though the loader lives
         first.stdin.close()
-
-
-def test_loss_log_drops_what_a_killed_run_wrote_after_its_checkpoint(tmp_path):
-    rows = [LossRow(epoch, step, 0.1 * epoch, 1e-5, 1e-4, 0, 0.5) for epoch in (1, 2) for step in (1, 2)]
-    log = LossLog(tmp_path, 2)
-    log.append(rows[:1])
-    log.append(rows[1:])
-    with open(tmp_path / "loss.csv", "a") as file:
-        file.write("3,1,0.")  # killed here
-    assert list(read_loss_csv(tmp_path / "loss.csv")) == rows
-    LossLog(tmp_path, 2, 2, 1)
-    assert list(read_loss_csv(tmp_path / "loss.csv")) == rows[:3]
-
-
-def test_loss_curve_has_few_points_that_stand_for_all_values():
-    curve = loss_log._Curve()
-    for number in range(10_001):
-        curve.add(number, 2 * number + 1)
-    points = curve.points
-    assert 1000 <= len(points) <= 2001
-    assert all(y == pytest.approx(2 * x + 1) for x, y in points)
-    assert points[0][0] == pytest.approx(3.5)  # the mean of the first eight
-    assert points[-1][0] > 9992
-    short = loss_log._Curve()
-    for number in range(3):
-        short.add(number, 1)
-    assert short.points == [(0, 1), (1, 1), (2, 1)]
 
 
 @pytest.mark.parametrize(

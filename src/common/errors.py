@@ -51,6 +51,18 @@ def _report(error: Exception) -> str:
 
 
 _INDENTED = "\n  "
+_NO_FILE = "input or output"
+
+
+def fault_line(error: BaseException) -> str:
+    """Returns what ``run_script`` says of an anticipated fault or a request to stop; "" for any other."""
+    if isinstance(error, MidasError):
+        return f"error: {_report(error)}"
+    if isinstance(error, OSError):  # a full disk, a folder that may not be written: the file says it all
+        return f"error: {one_line(f'{error.filename or _NO_FILE}: {error.strerror or error}')}"
+    if isinstance(error, StopRequest):
+        return f"stopped on request{': ' if str(error) else ''}{one_line(error)}"
+    return ""
 
 
 def run_script(main: Callable[[], Optional[int]]) -> None:
@@ -67,16 +79,9 @@ def run_script(main: Callable[[], Optional[int]]) -> None:
     raise_on_signals()
     try:
         status = main()
-    except MidasError as error:
-        print(f"error: {_report(error)}", file=sys.stderr)
-        status = error.exit_status
-    except OSError as error:  # a full disk, a folder that may not be written: the file says it all
-        text = f"{error.filename or 'input or output'}: {error.strerror or error}"
-        print(f"error: {one_line(text)}", file=sys.stderr)
-        status = MidasError.exit_status
-    except StopRequest as request:
-        print(f"stopped on request{': ' if str(request) else ''}{one_line(request)}", file=sys.stderr)
-        status = request.exit_status
+    except (MidasError, OSError, StopRequest) as error:
+        print(fault_line(error), file=sys.stderr)
+        status = getattr(error, "exit_status", MidasError.exit_status)
     sys.exit(status)
 
 

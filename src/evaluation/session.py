@@ -1,13 +1,15 @@
 """What every script that evaluates does: opens the sets that are asked for, evaluates them, tells what came out."""
 
 import functools
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Callable, TypeVar
 
 import numpy as np
 
-from src.common.errors import DataError, UsageError
+from src.common.errors import DataError, UsageError, one_line
 from src.common.progress import Progress
 from src.common.stop import Requests
 from src.evaluation.datasets.base import DatasetMissing, EvalDataset
@@ -104,6 +106,57 @@ def evaluate_sets(
         results.append(summarise(dataset, records, faulty))
         files.finish(results[-1])
     return results
+
+
+class ShareScorer:
+    """Scores a share of the samples of data sets again and again, as the network learns, and keeps nothing.
+
+    Faulty samples are left out; each is reported once.
+
+    Args:
+        datasets: The data sets.
+        workers: How many threads read and score.
+        rank: Of each set, this process takes every ``world``-th sample, from this one on.
+        world: Number of processes.
+    """
+
+    def __init__(self, datasets: Sequence[EvalDataset], workers: int, rank: int = 0, world: int = 1):
+        self.datasets, self.workers, self.rank, self.world = datasets, workers, rank, world
+        self._reported: set[str] = set()
+
+    def __call__(self, predictor: Any, is_asked: Callable[[], bool] = lambda: False) -> list[tuple[str, float, int]]:
+        """Scores.
+
+        Args:
+            predictor: Has the methods ``prepare`` and ``infer`` of a ``Predictor``.
+            is_asked: Whether to stop: it is looked at before each sample, and the rest is then left out.
+
+        Returns:
+            For each set its name and its metric, the sum of the metric over the images that have one, and how many
+            these are.
+        """
+        return [self._score(dataset, predictor, is_asked) for dataset in self.datasets]
+
+    def _score(self, dataset: EvalDataset, predictor: Any, is_asked: Callable[[], bool]) -> tuple[str, float, int]:
+        numbers = takewhile(lambda _: not is_asked(), range(1 + self.rank, len(dataset) + 1, self.world))
+        values = []
+        for outcome in evaluate(
+            dataset,
+            numbers,
+            lambda sample: predictor.prepare(sample.image, dataset.resize_method),
+            predictor.infer,
+            self.workers,
+        ):
+            if isinstance(outcome, Fault):
+                self._report(outcome.text)
+            elif not math.isnan(outcome.value):
+                values.append(outcome.value)
+        return f"{dataset.name} {dataset.metric}", math.fsum(values), len(values)
+
+    def _report(self, fault: str) -> None:
+        if fault not in self._reported:
+            self._reported.add(fault)
+            print(f"left out of the validation: {one_line(fault)}", file=sys.stderr, flush=True)
 
 
 def conclude(

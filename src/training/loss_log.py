@@ -1,14 +1,21 @@
-"""loss.csv and loss.png of a training run."""
+"""loss.csv, val.csv and loss.png of a training run."""
 
 import csv
+import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from src.common.atomic import atomic_path
 
-LOSS_CSV = "loss.csv"
+LOSS_CSV, VAL_CSV = "loss.csv", "val.csv"
+HELD_BACK = "loss"  # name of the score that is the loss of images held back
+_SHORTEST_WINDOW = 5  # values in a running mean
 
 
 @dataclass(frozen=True)
@@ -19,10 +26,14 @@ class LossRow:
         epoch: Counted from 1.
         step: Within the epoch, counted from 1.
         loss: Of this step's batch, averaged over the processes of a distributed run.
-        backbone_lr: Learning rate of the encoder in this step.
-        no_backbone_lr: Learning rate of the decoder in this step.
+        backbone_lr: Learning rate of the encoder in this step; of a skipped one, what it would have been.
+        no_backbone_lr: Learning rate of the decoder, in the same way.
         inverted: How many images of the batch, of all processes, had an inverted prediction: far is large.
         seconds: What the step took, waiting for data included; the mean over the steps that were logged together.
+        samples: How many samples the run has taken with this step, of all epochs and processes.
+        loss_scale: What the loss was multiplied by before the backward pass; 1 where it is not scaled.
+        updated: 1, or 0 for a step that was skipped because its gradients overflowed.
+        resumes: How often the run had been resumed before; ``LossLog`` knows.
     """
 
     epoch: int
@@ -32,9 +43,33 @@ class LossRow:
     no_backbone_lr: float
     inverted: int
     seconds: float
+    samples: int
+    loss_scale: float = 1.0
+    updated: int = 1
+    resumes: int = 0
 
 
-_COLUMNS = [field.name for field in fields(LossRow)]
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score of a validation, a row of val.csv; less is better.
+
+    Attributes:
+        epoch: Of the step before the validation.
+        step: See ``epoch``.
+        samples: How many samples the run had taken by then.
+        name: Of the score: ``loss``, or an evaluation set and its metric.
+        value: Mean over the images; NaN where there was none to score.
+    """
+
+    epoch: int
+    step: int
+    samples: int
+    name: str
+    value: float
+
+
+Row = TypeVar("Row", LossRow, ScoreRow)
+Points = list[tuple[float, float]]
 
 
 class _Curve:
@@ -43,17 +78,19 @@ class _Curve:
     MAX_POINTS = 2000  # more than loss.png has columns
 
     def __init__(self):
-        self._whole: list[tuple[float, float]] = []
-        self._begun: list[tuple[float, float]] = []
+        self._whole: Points = []
+        self._begun: Points = []
         self._stride = 1
 
     @property
-    def points(self) -> list[tuple[float, float]]:
+    def points(self) -> Points:
         """The points (x, y); the last may stand for fewer values."""
         return [*self._whole, _mean(self._begun)] if self._begun else self._whole
 
     def add(self, x: float, y: float) -> None:
-        """Adds a value."""
+        """Adds a value; one that is not finite has no place in a curve."""
+        if not math.isfinite(y):
+            return
         self._begun.append((x, y))
         if len(self._begun) == self._stride:
             self._whole.append(_mean(self._begun))
@@ -68,40 +105,64 @@ def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 class LossLog:
-    """loss.csv, a row a step, and loss.png, drawn from it.
+    """loss.csv, a row a step; val.csv, a row a score, once there is one; and loss.png, drawn from them.
 
     Args:
-        folder: Where the two files are.
-        steps_per_epoch: Of the run.
+        folder: Where the files are.
+        size: Number of samples in the training set.
         epoch: A resumed run starts after ``step`` of this epoch: later rows, and a row that a killed run wrote half,
-            are dropped. 0 starts an empty log.
+            are dropped. 0 starts empty logs.
         step: See ``epoch``.
     """
 
     REDRAW_S = 10.0  # drawing takes a third of a second: epochs may be shorter than that
 
-    def __init__(self, folder: Path, steps_per_epoch: int, epoch: int = 0, step: int = 0):
-        self.csv_path, self.png_path = folder / LOSS_CSV, folder / "loss.png"
-        self._steps_per_epoch = steps_per_epoch
+    def __init__(self, folder: Path, size: int, epoch: int = 0, step: int = 0):
+        self.csv_path, self.val_path, self.png_path = folder / LOSS_CSV, folder / VAL_CSV, folder / "loss.png"
+        self._size = size
         self._curve = _Curve()
+        self._scores: dict[str, Points] = defaultdict(list)
+        self._resumed_at: list[float] = []  # epochs
+        self._epochs = 0.0  # how far the run is
+        self._resumes = 0  # of the last row
         with atomic_path(self.csv_path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
+            writer.writerow(_columns(LossRow))
             for row in read_loss_csv(self.csv_path):
                 if (row.epoch, row.step) <= (epoch, step):
-                    self._add_to_curve(row)
+                    self._add_loss(row)
                     writer.writerow(astuple(row))
+        self._resumes_now = self._resumes + ((epoch, step) > (1, 0))
+        if self.val_path.is_file():
+            rows = [row for row in read_val_csv(self.val_path) if (row.epoch, row.step) <= (epoch, step)]
+            with atomic_path(self.val_path) as temporary:
+                _append(temporary, rows, ScoreRow)
+            self._add_scores(rows)
         self._drawn = -self.REDRAW_S
 
     def append(self, rows: Sequence[LossRow]) -> None:
         """Adds rows; they survive the end of this process from here on."""
+        rows = [replace(row, resumes=self._resumes_now) for row in rows]
+        _append(self.csv_path, rows, LossRow)
         for row in rows:
-            self._add_to_curve(row)
-        with open(self.csv_path, "a", newline="") as file:
-            csv.writer(file).writerows(map(astuple, rows))
+            self._add_loss(row)
 
-    def _add_to_curve(self, row: LossRow) -> None:
-        self._curve.add(row.epoch - 1 + row.step / self._steps_per_epoch, row.loss)
+    def append_scores(self, epoch: int, step: int, samples: int, values: Mapping[str, float]) -> None:
+        """Adds the scores of a validation after a step, by name; see ``ScoreRow``."""
+        rows = [ScoreRow(epoch, step, samples, name, value) for name, value in values.items()]
+        _append(self.val_path, rows, ScoreRow)
+        self._add_scores(rows)
+
+    def _add_loss(self, row: LossRow) -> None:
+        epochs = row.samples / self._size
+        if row.resumes != self._resumes:
+            self._resumed_at.append(self._epochs or epochs)  # the rows before may be in another folder
+        self._epochs, self._resumes = epochs, row.resumes
+        self._curve.add(epochs, row.loss)
+
+    def _add_scores(self, rows: Iterable[ScoreRow]) -> None:
+        for row in rows:
+            self._scores[row.name].append((row.samples / self._size, row.value))
 
     def draw_now_and_then(self) -> None:
         """Draws loss.png, unless it was drawn in the last ten seconds."""
@@ -110,33 +171,108 @@ class LossLog:
 
     def draw(self) -> None:
         """Draws loss.png."""
-        points = self._curve.points
-        if not points:
-            return
-        from matplotlib.figure import Figure
+        if self._curve.points:
+            draw_curves(self.png_path, self._curve.points, self._scores, self._resumed_at)
+            self._drawn = time.monotonic()
 
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.subplots()
-        axes.plot(*zip(*points), lw=1)
-        axes.set(xlabel="epoch", ylabel="training loss", yscale="log")
-        axes.grid(alpha=0.3, which="both")
-        with atomic_path(self.png_path) as temporary:
-            figure.savefig(temporary, dpi=100)
-        self._drawn = time.monotonic()
+
+def draw_curves(path: Path, losses: Points, scores: Mapping[str, Points], resumed_at: Sequence[float]) -> None:
+    """Draws the course of a run.
+
+    Args:
+        path: The picture.
+        losses: (epochs, training loss), the losses of single steps or their means.
+        scores: Name of a score -> its values. ``loss`` is drawn beside the training loss; the others have a panel for
+            each metric, which is what follows the first blank of their names.
+        resumed_at: Where the run was resumed, epochs.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    panels = defaultdict(dict)
+    for name, points in scores.items():
+        set_name, _, metric = name.partition(" ")
+        if metric:
+            panels[metric][set_name] = points
+    figure = Figure(figsize=(8, 4.5 + 2 * len(panels)), layout="constrained")
+    axes, *others = figure.subplots(
+        1 + len(panels), sharex=True, squeeze=False, gridspec_kw={"height_ratios": [4.5, *[2] * len(panels)]}
+    )[:, 0]
+    epochs, values = np.array(losses).T
+    window = max(_SHORTEST_WINDOW, len(values) // 25)
+    if len(values) < 2 * window:
+        axes.plot(epochs, values, lw=1, label="training loss")
+    else:
+        axes.plot(epochs, values, lw=0.5, alpha=0.4, color="C0", label="training loss")
+        axes.plot(epochs, running_mean(values, window), lw=1.5, color="C0", label="its running mean")
+    if HELD_BACK in scores:
+        axes.plot(*zip(*scores[HELD_BACK]), lw=1.5, marker="o", ms=3, color="C1", label="loss of the images held back")
+    axes.set(ylabel="loss", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")  # 20 rather than 2 x 10^1
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
+    for panel, (metric, sets) in zip(others, panels.items()):
+        for number, (name, points) in enumerate(sets.items(), start=2):
+            panel.plot(*zip(*points), lw=1.5, marker="o", ms=3, color=f"C{number}", label=name)
+        panel.set(ylabel=metric)
+    for panel in (axes, *others):
+        for number, place in enumerate(resumed_at):
+            panel.axvline(place, lw=1, ls=":", color="0.4", label="resumed" if number == 0 and panel is axes else None)
+        panel.grid(alpha=0.3, which="both")
+        panel.legend(fontsize="small")
+    figure.supxlabel("epoch", fontsize="medium")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Averages every value with its neighbours, ``window`` in all; at both ends with fewer.
+
+    Args:
+        values: (N,).
+        window: Odd or even; the middle of an even one is the later of two.
+
+    Returns:
+        (N,).
+    """
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    places = np.arange(len(values))
+    first = np.maximum(places - window // 2, 0)
+    end = np.minimum(places - window // 2 + window, len(values))
+    return (sums[end] - sums[first]) / (end - first)
 
 
 def read_loss_csv(path: Path) -> Iterator[LossRow]:
     """Reads the sound rows of a loss.csv, one at a time; an absent file has none."""
+    return _read(path, LossRow)
+
+
+def read_val_csv(path: Path) -> Iterator[ScoreRow]:
+    """Reads the sound rows of a val.csv, one at a time; an absent file has none."""
+    return _read(path, ScoreRow)
+
+
+def _columns(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _read(path: Path, kind: type[Row]) -> Iterator[Row]:
     if not path.is_file():
         return
+    types = [field.type for field in fields(kind)]
     with open(path, newline="") as file:
         for cells in csv.reader(file):
+            if len(cells) != len(types):
+                continue  # the last line of a killed run
             try:
-                epoch, step, loss, backbone_lr, no_backbone_lr, inverted, seconds = cells
-                row = LossRow(
-                    int(epoch), int(step), float(loss), float(backbone_lr), float(no_backbone_lr), int(inverted),
-                    float(seconds),
-                )  # fmt: skip
+                yield kind(*(of(cell) for of, cell in zip(types, cells)))
             except ValueError:
-                continue  # the header, or the last line of a killed run
-            yield row
+                continue  # the header, or such a line
+
+
+def _append(path: Path, rows: Sequence[Row], kind: type[Row]) -> None:
+    """Adds rows to a CSV file; a new one gets a header."""
+    with open(path, "a", newline="") as file:
+        writer = csv.writer(file)
+        if not file.tell():
+            writer.writerow(_columns(kind))
+        writer.writerows(map(astuple, rows))

@@ -356,6 +356,38 @@ def good_pairs(
     return good
 
 
+def split_pairs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Holds a share of each set back from the training, for validation.
+
+    Which pairs these are depends on their names and the seed alone: not on the folder, the machine or what is trained.
+    Where files are added to a set, nearly all of its pairs stay on their side. Names that two sets have in common are
+    drawn alike, since they may well be the same pictures.
+
+    Args:
+        pairs: Of any number of sets.
+        share: From 0 to below 1. Of n pairs of a set ``round(n * share)`` are held back, but at least one, unless
+            ``share`` is 0, and never all.
+        seed: Of the run.
+
+    Returns:
+        Those to train on and those held back, each in the order of ``pairs``.
+    """
+    by_set = defaultdict(list)
+    for index, pair in enumerate(pairs):
+        by_set[pair.dataset].append((_draw(pair.name, seed), index))
+    held_back = set()
+    for draws in by_set.values():
+        count = min(max(round(len(draws) * share), 1), len(draws) - 1) if share else 0
+        held_back.update(index for _, index in sorted(draws)[:count])
+    training = [pair for index, pair in enumerate(pairs) if index not in held_back]
+    return training, [pairs[index] for index in sorted(held_back)]
+
+
+def _draw(name: str, seed: int) -> bytes:
+    """A number that looks random, and is another for every name and seed."""
+    return hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest()
+
+
 def describe_sets(pairs: Sequence[Pair], checked: CheckedPairs) -> list[str]:
     """Returns a line on each set: number, type, range, valid share and kind of its ground truth, which part is nearer.
 

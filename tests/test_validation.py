@@ -1,0 +1,200 @@
+"""Validation during training: the scores are right, and the training does not notice."""
+
+import math
+from functools import partial
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from evaluation import RedChannel, open_one, run
+from mindspore import nn
+from torch_midas import TorchMidas, lively, torch_loss
+
+from src.common.errors import DataError
+from src.evaluation.session import ShareScorer
+from src.inference.mindspore import MindSporePredictor
+from src.loss import create_loss
+from src.midas_net import MidasNet
+from src.training.group import Group
+from src.training.validation import HeldBackLoss, Judge, NamedSets, Score, merge
+from src.weights.checkpoint import load_into, read_weights
+
+IMAGES = 7
+EMPTY = 2  # this image has no valid pixel
+ALONE = Group()
+
+
+def sample(number):
+    rng = np.random.default_rng(number)
+    image = rng.standard_normal((3, 64, 64)).astype(np.float32)
+    target = (100 + 50 * image.mean(axis=0) + np.linspace(0, 50, 64, dtype=np.float32)).astype(np.float32)
+    mask = (rng.random((64, 64)) < 0.2 + 0.1 * number).astype(np.float32)
+    return image, target, mask * (number != EMPTY)
+
+
+SAMPLES = [sample(number) for number in range(IMAGES)]
+
+
+class _WithLoss(nn.Cell):
+    def __init__(self, net, loss):
+        super().__init__(auto_prefix=False)
+        self.net, self.loss = net, loss
+
+    def construct(self, image, target, mask):
+        return self.loss(self.net(image), target, mask)
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """The same network in PyTorch and in MindSpore, and a training step of the latter."""
+    path = tmp_path_factory.mktemp("twin") / "twin.pt"
+    twin = lively(TorchMidas(**TINY))
+    torch.save(twin.state_dict(), path)
+    net = MidasNet(**TINY)
+    load_into(net, read_weights(path))
+    net.set_train(True)
+    step = nn.TrainOneStepCell(_WithLoss(net, create_loss("ssi_mse")), nn.SGD(net.trainable_params(), 1e-5))
+    return twin, net, step
+
+
+def state(net):
+    return {parameter.name: parameter.asnumpy().copy() for parameter in net.get_parameters()}
+
+
+def named_sets(net, root, rank=0, world=1):
+    datasets = [open_one(root, name) for name in ("TUM", "Kitti")]
+    predictor = partial(MindSporePredictor, width=64, height=64)
+    return NamedSets(net, predictor, ShareScorer(datasets, 2, rank, world)), datasets
+
+
+def added(*shares):
+    """The scores of several processes as one process would have them."""
+    return [Score(same[0].name, sum(s.total for s in same), sum(s.count for s in same)) for same in zip(*shares)]
+
+
+def test_loss_of_images_held_back_is_that_of_pytorch_in_evaluation_mode(twins):
+    twin, net, _ = twins
+    expected = []
+    with torch.no_grad():
+        for number, arrays in enumerate(SAMPLES):
+            image, target, mask = (torch.from_numpy(array[None]) for array in arrays)
+            if number != EMPTY:
+                expected.append(torch_loss(twin.eval()(image), target, mask).item())
+    before = state(net)
+    loss = create_loss("ssi_mse")
+    (score,) = HeldBackLoss(net, loss, SAMPLES, batch_size=3)()  # 3 + 3 + 1 images
+    assert (score.name, score.count) == ("loss", IMAGES - 1)
+    assert score.total == pytest.approx(sum(expected), rel=1e-5)
+    assert net.training
+    assert all(cell.training for _, cell in net.cells_and_names())
+    shares = [HeldBackLoss(net, loss, SAMPLES, rank, 3, batch_size=3)() for rank in range(3)]
+    assert [share[0].count for share in shares] == [3, 2, 1]  # of images 0 3 6, 1 4 and 5; the empty one is the third's
+    assert merge(added(*shares), ALONE) == pytest.approx({"loss": np.mean(expected)}, rel=1e-5)
+    for name, value in state(net).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def test_training_does_not_notice_validations(twins, eval_data):
+    """Losses of a run with validations between its steps are those of a run without, to the last bit."""
+    _, net, step = twins
+    batches = [tuple(ms.Tensor(np.stack(column)) for column in zip(*SAMPLES[i : i + 2])) for i in (0, 3, 5)]
+    start = state(net)
+    without = [float(step(*batch).asnumpy()) for batch in batches]
+    end = state(net)
+    assert any((start[name] != end[name]).any() for name in start if "moving" in name)
+    for parameter in net.get_parameters():
+        parameter.set_data(ms.Tensor(start[parameter.name]))
+    sets, datasets = named_sets(net, eval_data)
+    validators = HeldBackLoss(net, create_loss("ssi_mse"), SAMPLES, batch_size=3), sets
+    losses, values = [], []
+    for batch in batches:
+        losses.append(float(step(*batch).asnumpy()))
+        values.append(merge([score for validate in validators for score in validate()], ALONE))
+    assert losses == without
+    for name, value in state(net).items():
+        np.testing.assert_array_equal(value, end[name], err_msg=name)
+    assert [*values[0]] == ["loss", "TUM delta>1.25", "Kitti delta>1.25"]
+    assert len({value["loss"] for value in values}) == 3  # it is the network of now that is scored
+
+    net.set_train(False)
+    predictor = MindSporePredictor(net, width=64, height=64)
+    for dataset in datasets:
+        result, _ = run(dataset, predictor.infer, lambda it, d=dataset: predictor.prepare(it.image, d.resize_method))
+        assert values[-1][f"{dataset.name} delta>1.25"] == pytest.approx(result.value, rel=1e-5)
+
+
+def test_processes_share_the_samples_of_evaluation_sets(eval_data):
+    datasets = [open_one(eval_data, name) for name in ("Sintel", "DIW", "NYU")]
+    whole = ShareScorer(datasets, 2)(RedChannel())
+    assert [name for name, _, _ in whole] == ["Sintel AbsRel", "DIW WHDR", "NYU delta>1.25"]
+    for world in (2, 5):  # of five processes, two have nothing to do
+        shares = [
+            [Score(*sums) for sums in ShareScorer(datasets, 2, rank, world)(RedChannel())] for rank in range(world)
+        ]
+        assert [score.count for score in added(*shares)] == [3, 3, 3]
+        for score, (_, total, _) in zip(added(*shares), whole):
+            assert score.total == pytest.approx(total)
+
+
+def test_faulty_sample_is_left_out_and_reported_once(copied_data, capsys):
+    picture = sorted((copied_data / "TUM").rglob("rgb/*.png"))[1]
+    picture.write_bytes(picture.read_bytes()[:100])
+    scorer = ShareScorer([open_one(copied_data, "TUM")], 2)
+    for _ in range(2):
+        ((name, _, count),) = scorer(RedChannel())
+        assert (name, count) == ("TUM delta>1.25", 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"left out of the validation: {picture}")
+
+
+class Faulty(list):
+    def __getitem__(self, number):
+        if number == 1:
+            raise DataError("b.png: gone")
+        return super().__getitem__(number)
+
+
+def test_validation_that_fails_or_is_stopped_leaves_the_network_in_training(twins, eval_data):
+    net = twins[1]
+    net.set_train(True)
+    with pytest.raises(DataError, match=r"b\.png: gone"):
+        HeldBackLoss(net, create_loss("ssi_mse"), Faulty(SAMPLES), batch_size=3)()
+    assert net.training
+    looks = iter([False, False, True])  # asked to stop before the third image
+    (score,) = HeldBackLoss(net, create_loss("ssi_mse"), SAMPLES, batch_size=3)(lambda: next(looks))
+    assert score.count == 2
+    assert net.training
+    stopped = ShareScorer([open_one(eval_data, "TUM"), open_one(eval_data, "Kitti")], 2)(RedChannel(), lambda: True)
+    assert stopped == [("TUM delta>1.25", 0.0, 0), ("Kitti delta>1.25", 0.0, 0)]
+
+
+def test_scores_without_an_image_are_no_number():
+    values = merge([Score("loss", 0.0, 0), Score("TUM delta>1.25", 30.0, 2)], ALONE)
+    assert math.isnan(values["loss"])
+    assert values["TUM delta>1.25"] == 15
+
+
+def test_judge():
+    judge = Judge(patience=2)
+    courses = [(5.0, True), (4.0, True), (4.0, False), (3.0, True), (math.nan, False)]
+    for value, is_best in courses:
+        assert judge.judge({"loss": value, "TUM delta>1.25": -value}) is is_best  # the first decides
+        assert not judge.is_patience_over
+    assert judge.state() == {"best": 3.0, "waited": 1}
+    resumed = Judge(2, **judge.state())
+    for one in (judge, resumed):
+        assert not one.judge({"loss": math.inf})
+        assert one.is_patience_over
+    assert resumed.judge({"loss": 2.0})
+    assert not resumed.is_patience_over
+
+
+def test_judge_without_patience_never_ends_a_run():
+    judge = Judge(patience=0)
+    assert not judge.judge({"loss": math.nan})
+    assert judge.state() == {"best": None, "waited": 1}
+    assert not any(judge.judge({"loss": 1.0}) and judge.is_patience_over for _ in range(5))
+    assert not judge.is_patience_over
