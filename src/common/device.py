@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Optional, Union
 
 from src.common.errors import MidasError, UsageError
 
 ONEDNN_ISA = "ONEDNN_MAX_CPU_ISA"
+MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,30 @@ def setup_device(
     device_id: int,
     seed: int,
     run_distribute: bool = False,
+    jit_level: str = "auto",
+    op_precision: Optional[str] = None,
+    allow_hf32: bool = False,
 ) -> Device:
     """Chooses the device and sets MindSpore up for it in graph mode.
+
+    The seed alone makes runs alike on the CPU only: other devices add up in no fixed order unless
+    ``mindspore.set_deterministic`` makes them, which slows them down.
 
     Args:
         device_target: ``auto`` or a device, which must then be there.
         device_id: Which of several devices; the launcher decides in a distributed run.
         seed: Seeds MindSpore's initialisers.
         run_distribute: Join the data-parallel group that ``msrun`` (or mpirun, or a rank table) started.
+        jit_level: ``O0``, ``O1``, ``O2`` (Ascend only), or ``auto``, which leaves it to MindSpore.
+        op_precision: Ascend: one of ``OP_PRECISIONS``; None leaves it to MindSpore: it keeps the types of the network
+            where the device has operators of them.
+        allow_hf32: Ascend: whether convolutions and products of float32 may round what they take to HF32.
 
     Returns:
         The device of this process.
 
     Raises:
-        UsageError: If the device is not available.
+        UsageError: If the device is not available, or has no such ``jit_level``.
         MidasError: If the distributed group cannot be joined.
     """
     if find_spec("mindspore") is None:
@@ -100,6 +112,12 @@ def setup_device(
         raise UsageError(
             f"device_target {device_target}, device_id {device_id}: not available here ({reason})"
         ) from None
+    if jit_level == "O2" and device_target != "Ascend":
+        raise UsageError(f"jit_level: expected auto, O0 or O1 on {device_target}, found O2, which only Ascend has")
+    if jit_level != "auto":
+        ms.set_context(jit_config={"jit_level": jit_level})
+    if device_target == "Ascend":
+        _set_precision_of_ascend(op_precision, allow_hf32)
     ms.set_seed(seed)
     if not run_distribute:
         return Device(device_target, 0 if device_target == "CPU" else device_id)
@@ -120,6 +138,37 @@ def setup_device(
     rank, world = communication.get_rank(), communication.get_group_size()
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world)
     return Device(device_target, ms.get_context("device_id"), rank, world)
+
+
+def _set_precision_of_ascend(op_precision: Optional[str], allow_hf32: bool) -> None:
+    """Says what operators may do to float32; the defaults have changed from release to release."""
+    from mindspore.device_context.ascend import op_precision as ascend
+
+    if op_precision is not None:
+        ascend.precision_mode(op_precision)
+    ascend.conv_allow_hf32(allow_hf32)
+    ascend.matmul_allow_hf32(allow_hf32)
+
+
+def worker_count(setting: Union[int, str]) -> int:
+    """Decides how many workers this process has.
+
+    Args:
+        setting: A number, or ``auto``: the cores that this process may use, shared out among the processes of this
+            machine (as the launcher says in ``LOCAL_WORLD_SIZE``, or else ``msrun`` in ``MS_WORKER_NUM``), at least 1
+            and at most 8.
+    """
+    if setting != "auto":
+        return int(setting)
+    processes = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("MS_WORKER_NUM") or "1"
+    share = _usable_cores() // max(1, int(processes) if processes.isdecimal() else 1)
+    return max(1, min(share, MOST_WORKERS))
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux; others do not say
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def keep_compiled_graphs(folder: Path) -> None:
