@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
@@ -41,8 +42,13 @@ class Checkpoint:
 
 def list_checkpoints(folder: PathLike) -> list[Checkpoint]:
     """Lists the checkpoints of a run, whichever device wrote them, oldest first."""
+    return checkpoints_among(Path(folder).glob("*.ckpt"))
+
+
+def checkpoints_among(paths: Iterable[PathLike]) -> list[Checkpoint]:
+    """Returns the checkpoints of a run among files that need not be on this machine, oldest first."""
     found = []
-    for path in Path(folder).glob("*.ckpt"):
+    for path in map(Path, paths):
         match = _CHECKPOINT.fullmatch(path.name)
         if match:
             found.append(Checkpoint(int(match[2]), int(match[3]), path))
