@@ -8,6 +8,10 @@ fail() {
     exit 2
 }
 
+# The device that the environment names, for the Python scripts; a --device_target after it counts more.
+# shellcheck disable=SC2034 # the other scripts use it
+device_target=(${DEVICE_TARGET:+--device_target "$DEVICE_TARGET"})
+
 # An activated environment is used if it has one of these.
 modules=(mindspore)
 
@@ -112,24 +116,4 @@ install_requirements() {
             fail "pip could not install $requirements, see above"
         cat "$REPOSITORY"/requirements*.txt >"$stamp"
     fi
-}
-
-# Prints the newest checkpoint of the run folder that the settings of a training (--key value ...) name; nothing if there
-# is none. Fails, with one line, if the settings are wrong.
-latest_checkpoint() {
-    "$PYTHON" -c 'import sys
-sys.path.insert(0, sys.argv.pop(1))
-from src.common.errors import run_script
-from src.config import load_config
-from src.training.run_folder import RunFolder, find_resume, folder_to_resume
-def main():
-    config = load_config("", is_complete=False)
-    folder, checkpoint = config.train_output_path, find_resume(config.resume, config.train_output_path)
-    if checkpoint:
-        folder = folder_to_resume(checkpoint, folder, "train_output_path" in config.given)
-    else:
-        load_config("")
-    latest = RunFolder(folder).latest()
-    print(latest.path if latest else "")
-run_script(main)' "$REPOSITORY" "$@"
 }

@@ -11,7 +11,7 @@ data=${DEMO_DATA:-data/sample}
 demo=${DEMO_OUTPUT:-output/demo}
 read -r train eval diw <<<"${DEMO_SCENES:-96 8 100}" # scenes to train on, of each benchmark, of DIW
 
-settings=(--config_path scripts/demo.yaml "$@" --train_data_dir "$data" --train_output_path "$demo/train")
+settings=(--config_path scripts/demo.yaml "${device_target[@]}" "$@" --train_data_dir "$data" --train_output_path "$demo/train")
 
 step() { printf '\n== %s\n' "$*"; }
 

@@ -2,8 +2,9 @@
 # Predicts with the C++ runner and scores it:
 #   bash scripts/run_infer_310.sh MODEL_PATH DATA_PATH DATASET_NAME [DEVICE_ID] [--device CPU] [--key value ...]
 # MODEL_PATH: a MINDIR file. DATA_PATH: the folder of the data set. DATASET_NAME: Kitti, TUM or Sintel. DEVICE_ID: 0 if
-# left out. --device: Ascend (the default) or CPU. --mean and --std are the runner's, too; what else follows goes to
-# postprocess.py. MINDSPORE_LITE_HOME says where MindSpore Lite is, see ascend310_infer/build.sh.
+# left out. --device: Ascend or CPU; if left out, DEVICE_TARGET of the environment, else Ascend. --mean and --std are the
+# runner's, too; what else follows goes to postprocess.py. MINDSPORE_LITE_HOME says where MindSpore Lite is, see
+# ascend310_infer/build.sh.
 # Results are in the current folder: result_Files/, time_Result/, result_val.json; what was printed is in infer_logs/.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
@@ -18,7 +19,7 @@ if [ $# -gt 0 ] && [[ $1 != --* ]]; then
     device_id=$1
     shift
 fi
-for_runner=(--device Ascend)
+for_runner=(--device "${DEVICE_TARGET:-Ascend}")
 for_scores=()
 while [ $# -gt 0 ]; do
     [[ $1 == --?* ]] || fail "expected --key value, found '$1'; $usage"
