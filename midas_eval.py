@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from src.common.device import worker_count
 from src.common.errors import UsageError, run_script
 from src.common.names import DATA_SETS
 from src.common.stop import stop_between_items
@@ -82,7 +83,7 @@ def main() -> int:
             lambda dataset, sample: predictor.prepare(sample.image, dataset.resize_method),
             predictor.infer,
             files,
-            config.num_parallel_workers,
+            worker_count(config.num_parallel_workers),
             requests,
             "; --resume True resumes",
         )

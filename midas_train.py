@@ -4,10 +4,12 @@
 ``--model_weights ""`` from random weights. ``--resume True`` resumes a run that was interrupted, with its settings.
 """
 
+import functools
 import json
 import os
 import sys
 import zlib
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -15,22 +17,28 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 
 from src.common.compile_cache import enable_compile_cache
-from src.common.device import Device, setup_device
+from src.common.device import Device, setup_device, worker_count
 from src.common.errors import UsageError, run_script
+from src.common.names import DATA_SETS
 from src.config import (
     NETWORK_KEYS,
     NORMALISATION_KEYS,
     Config,
     dump_config,
     load_config,
+    named_sets,
     require_file,
     require_folder,
     settle,
 )
+from src.evaluation.datasets import open_dataset
+from src.evaluation.session import ShareScorer, open_sets
 from src.training.group import Group
 from src.training.loss_log import LOSS_CSV
+from src.training.modelarts import RunMirror, copy_data_in, copy_run_in
 from src.training.run_folder import CONFIG_FILE, RunFolder, find_resume, folder_to_resume
-from src.training.schedule import LearningRate, LoopSettings, Position
+from src.training.run_log import TRAIN_LOG, tee_to
+from src.training.schedule import LearningRate, LoopSettings, Schedule
 from src.utils.loadImgDepth import LoadImagesDepth, create_dataset
 from src.utils.mixdata import (
     Pair,
@@ -38,13 +46,16 @@ from src.utils.mixdata import (
     describe_sets,
     good_pairs,
     list_pairs,
+    split_pairs,
     verdicts_path,
     warnings_of,
 )
-from src.utils.order import SampleOrder
+from src.utils.order import Position, SampleOrder
 
 if TYPE_CHECKING:
+    from src.training.precision import Precision
     from src.training.step import SavedRun, TrainStep
+    from src.training.validation import Validator
     from src.weights.checkpoint import Weights
 
 # What decides the course of a run: a resumed run cannot change it. Of the data, the list of files counts, wherever they
@@ -152,6 +163,8 @@ def load_settings() -> tuple[Config, Optional[Path]]:
         UsageError: As ``load_config``; or the command line would change the course of the run to resume.
     """
     config = load_config(__doc__, keys=KEYS, is_complete=False)
+    if config.is_modelarts and config.train_url and config.resume is True:
+        copy_run_in(config.train_url, config.train_output_path)
     checkpoint = find_resume(config.resume, config.train_output_path)
     if checkpoint is None:
         return load_config(__doc__, keys=KEYS), None
@@ -171,7 +184,9 @@ def describe_course(config: Config, source: LoadImagesDepth) -> dict[str, Any]:
     return json.loads(json.dumps({**settings, "images": len(source), "files": files}))
 
 
-def plan_run(config: Config, order: SampleOrder, saved: Optional["SavedRun"]) -> tuple[Position, LoopSettings, Schedule]:
+def plan_run(
+    config: Config, order: SampleOrder, saved: Optional["SavedRun"]
+) -> tuple[Position, LoopSettings, Schedule]:
     """Decides where the run starts, how long it is, and what its learning rates are made of."""
     start = saved.position if saved else Position()
     steps = start.steps + order.steps_left(start, config.epoch_size)
@@ -251,9 +266,7 @@ def build_step(
     return step
 
 
-def build_validators(
-    config: Config, step: "TrainStep", held_back: LoadImagesDepth, group: Group
-) -> list["Validator"]:
+def build_validators(config: Config, step: "TrainStep", held_back: LoadImagesDepth, group: Group) -> list["Validator"]:
     """Builds what scores the network during the training; the first score decides which network is the best."""
     from src.inference.mindspore import MindSporePredictor
     from src.training.validation import HeldBackLoss, NamedSets
@@ -306,7 +319,6 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
         print(f"nothing to do: the run has all its {start.steps} steps (epoch_size, max_steps)")
         return step
 
-    from src.training.run_log import TRAIN_LOG, tee_to
     from src.training.trainer import Trainer
     from src.training.validation import Judge
 
@@ -319,7 +331,8 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
         on_saved = None
         if group.rank == 0:
             stack.enter_context(tee_to(folder.path / TRAIN_LOG, is_resumed=start.steps > 0))
-            on_saved = stack.enter_context(mirror_of(config, folder)).copy_out
+            if config.is_modelarts and config.train_url:
+                on_saved = stack.enter_context(RunMirror(folder.path, config.train_url)).copy_out
             describe_run(config, device, precision, order, settings, start, folder)
         trainer = Trainer(
             step,
@@ -362,7 +375,9 @@ def describe_run(
     images = config.epoch_size * order.size - start.samples
     rest = images - order.steps_left(start, config.epoch_size) * order.images_per_step
     if rest:
-        print(f"the last {rest} images of the last epoch do not fill a step of {order.images_per_step} and are left out")
+        print(
+            f"the last {rest} images of the last epoch do not fill a step of {order.images_per_step} and are left out"
+        )
     if device.world > 1 and not config.sync_bn and not config.freeze_backbone_bn:
         print("batch normalisation: each device normalises by its own batch; statistics are averaged over the devices")
     sys.stdout.flush()
@@ -371,8 +386,18 @@ def describe_run(
 def main() -> None:
     """Runs the script."""
     config, resume_path = load_settings()
+    if config.is_modelarts and config.data_url:
+        copy_data_in(config.data_url, config.train_data_dir)
     check_settings(config)
-    device = setup_device(config.device_target, config.device_id, config.seed, config.run_distribute)
+    device = setup_device(
+        config.device_target,
+        config.device_id,
+        config.seed,
+        config.run_distribute,
+        config.jit_level,
+        config.op_precision,
+        config.allow_hf32,
+    )
     train(config, device, resume_path)
 
 

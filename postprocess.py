@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 
+from src.common.device import worker_count
 from src.common.errors import UsageError, run_script
 from src.common.names import DATA_SETS
 from src.common.stop import stop_between_items
@@ -86,7 +87,7 @@ def main() -> int:
             lambda dataset, sample: predictions[dataset.name].read(sample),
             lambda inverse_depth: inverse_depth,
             files,
-            config.num_parallel_workers,
+            worker_count(config.num_parallel_workers),
             requests,
         )
     return conclude(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from evaluation import RedChannel, open_one, run
 from mindspore import nn
 from torch_midas import TorchMidas, lively, torch_loss
 
+from evaluation import RedChannel, open_one, run
 from src.common.errors import DataError
 from src.evaluation.session import ShareScorer
 from src.inference.mindspore import MindSporePredictor

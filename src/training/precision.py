@@ -5,6 +5,7 @@ statistics and gradients are float32 at every level.
 """
 
 from dataclasses import dataclass
+from typing import Optional
 
 import mindspore as ms
 from mindspore import amp, nn
@@ -58,6 +59,19 @@ def settle_precision(level: str, dtype: str, scaling: str, target: str) -> Preci
     if dtype == "bfloat16" and target != "Ascend":
         raise UsageError(f"amp_dtype: expected float16 on {target}, found bfloat16, which only Ascend has")
     return Precision(level, dtype, scaling if dtype == "float16" else "off")
+
+
+def create_scaler(precision: Precision, scale: float, window: int) -> Optional[amp.LossScaler]:
+    """Makes what scales the loss, or None where it is not scaled.
+
+    Args:
+        precision: From ``settle_precision``.
+        scale: At the start, >= 1.
+        window: A dynamic scale is doubled after so many steps without overflow.
+    """
+    if precision.scaling == "off":
+        return None
+    return amp.DynamicLossScaler(scale, 2, window) if precision.scaling == "dynamic" else amp.StaticLossScaler(scale)
 
 
 def apply_precision(net: MidasNet, precision: Precision) -> None:

@@ -138,7 +138,7 @@ class _NetworkWithLoss(nn.Cell):
 
 
 class _Begin(nn.Cell):
-    """Mask of this process -> ``valid``, by which its share of the loss is normalised, see ``valid_pixels`` of the loss.
+    """Mask of this process -> ``valid``, which its share of the loss is normalised by (``valid_pixels`` of the loss).
 
     It is that of all processes, divided by their number, since gradients are averaged over them. Also notes the
     statistics of batch normalisation, for ``_Update``.

@@ -36,7 +36,7 @@ class EndOfRun(MidasError):
 
 
 class StoppedRun(EndOfRun):
-    """The run was asked to stop. (MindSpore makes SIGTERM of SIGINT: nobody can tell one from the other.)"""
+    """The run was asked to stop; MindSpore makes SIGTERM of SIGINT, so nobody can tell one from the other."""
 
     exit_status = 143
 

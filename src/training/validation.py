@@ -36,6 +36,10 @@ class Score:
     count: int
 
 
+# (whether to stop) -> this process's share of the scores
+Validator = Callable[[Callable[[], bool]], list[Score]]
+
+
 def merge(scores: Sequence[Score], group: Group) -> dict[str, float]:
     """Averages scores over the images of all processes, all of which must call it with the same names.
 

@@ -35,11 +35,11 @@ class Position:
 class SampleOrder:
     """The samples of every step of a run, for one process.
 
-    The samples of a run are one stream: those of the first epoch in a random order, then those of the second in another,
-    and so on. A step takes the next ``batch_size * world`` of them, and rank r the r-th ``batch_size`` of these. So
-    every sample comes once an epoch, however many processes there are, and a step may begin in one epoch and end in
-    the next; it counts for the latter. Only the end of the last epoch may be too short for a step. The stream depends on
-    ``seed`` alone: a resumed run sees exactly the rest of it, with another number of processes or batch size, too.
+    The samples of a run are one stream: those of the first epoch in a random order, then those of the second in
+    another, and so on. A step takes the next ``batch_size * world`` of them, and rank r the r-th ``batch_size`` of
+    these. So every sample comes once an epoch, however many processes there are, and a step may begin in one epoch and
+    end in the next; it counts for the latter. Only the end of the last epoch may be too short for a step. The stream
+    depends on ``seed`` alone: a resumed run sees exactly the rest of it, with other processes or batches, too.
 
     Attributes:
         size: Number of samples in the training set.
