@@ -57,7 +57,7 @@ def mindspore_step(batch):
     net = MidasNet().set_train(True)
     optimizer = TwoRateAdam(net, LearningRate.constant(1e-5), LearningRate.constant(1e-4))
     step = TrainStep(net, create_loss("ssi_mse"), optimizer)
-    batch = [ms.Tensor(array) for array in (*batch, np.zeros(2, np.float32))]
+    batch = [ms.Tensor(array) for array in (*batch, np.zeros(3, np.float32))]
     return lambda: float(step(*batch).asnumpy()[0])
 
 

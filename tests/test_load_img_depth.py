@@ -137,8 +137,8 @@ class Numbers:
 def test_dataset_keeps_the_order_of_the_steps(workers):
     pytest.importorskip("mindspore")
     order = SampleOrder(11, batch_size=4, seed=2)
-    dataset = create_dataset(Numbers(), order, 1, 3, workers)  # the second step of the first epoch, and one epoch more
-    expected = np.stack([order.samples(step) for step in (1, 2, 3)])
+    dataset = create_dataset(Numbers(), order, 4, 3, workers)  # the second step, and two more
+    expected = np.stack([order.samples(start) for start in (4, 8, 12)])
     assert dataset.get_dataset_size() == 3
     assert dataset.get_col_names() == ["image", "target", "mask"]
     with Batches(dataset, pytest.fail) as source:

@@ -1,6 +1,7 @@
 """src/training/trainer.py against a PyTorch twin; the training script is tested in test_train_script.py."""
 
 import signal
+from dataclasses import asdict
 
 import mindspore as ms
 import numpy as np
@@ -15,16 +16,20 @@ from src.midas_net import MidasNet
 from src.training.group import Group
 from src.training.loss_log import LossLog, read_loss_csv
 from src.training.run_folder import RunFolder
-from src.training.schedule import LearningRate, LoopSettings, Position
-from src.training.step import TrainStep, TwoRateAdam, read_run, restore, training_state
+from src.training.schedule import LearningRate, LoopSettings, Schedule
+from src.training.step import TrainStep, TwoRateAdam, read_run, restore
 from src.training.trainer import EndOfRun, Trainer
-from src.utils.order import SampleOrder
+from src.utils.order import Position, SampleOrder
 from src.weights.checkpoint import load_into, read_weights, save_checkpoint
 
 STEPS = 10
-COURSE = {"batch_size": 4, "network_ops": "midas", "layers": [1, 2]}
-NOTHING = np.zeros(2, np.float32)
+COURSE = {"seed": 4, "network_ops": "midas", "layers": [1, 2]}
+NOTHING = np.zeros(3, np.float32)
+SCHEDULE = Schedule(steps=15, offset=0.0, frozen=0, images_per_step=2, updates=7)
 SLOW = LearningRate.constant(1e-3)
+FALLING = LearningRate(start=15.0, end=0.0, power=1.0, steps=15)  # 15, 14, 13 ...
+SCHEDULE_OF_NEW = Schedule(steps=15, offset=0.0, frozen=0, images_per_step=2)
+EXTRA = {"epoch": 2, "step": 3, "samples": 16, "steps": 8, "schedule": asdict(SCHEDULE), "course": COURSE, "judge": {}}
 
 
 def batches():
@@ -109,14 +114,14 @@ def test_step_that_is_not_finite_changes_no_weight_moment_or_counter(step):
     notes = np.array([0.25, 7], np.float32)
     told = step(*map(ms.Tensor, (image, target, mask, notes))).asnumpy()
     assert told[1] == 1
-    assert told[3:].tolist() == [0.25, 7]
+    assert told[3:].tolist() == [1, 0.25, 7]  # the loss is not scaled
     assert step.optimizer.global_step.asnumpy() == 1
-    before = {name: parameter.asnumpy().copy() for name, parameter in training_state(step).items()}
+    before = {name: parameter.asnumpy().copy() for name, parameter in step.state().items()}
     for spoilt in (np.nan, np.inf):
         bad = image.copy()
         bad[1, 0, 3, 5] = spoilt
         assert step(*map(ms.Tensor, (bad, target, mask, notes))).asnumpy()[1] == 0
-    after = training_state(step)
+    after = step.state()
     statistics = [name for name in before if "moving" in name]  # these change in the forward pass
     assert len(statistics) < len(before)
     for name in {*before} - {*statistics}:
@@ -141,7 +146,7 @@ def make_step(**sizes):
 
 def test_inverted_images_are_counted(step):
     image, target, mask = next(batches())
-    prediction = step.network.net(ms.Tensor(image)).asnumpy()
+    prediction = step.net(ms.Tensor(image)).asnumpy()
     target[1] = 300 - target[1]
     pairs = zip(prediction, target, mask.astype(bool))
     inverted = sum(np.corrcoef(one[valid], true[valid])[0, 1] < 0 for one, true, valid in pairs)
@@ -153,41 +158,35 @@ def test_inverted_images_are_counted(step):
 def test_restore_gives_back_all_of_the_state(tmp_path):
     step = make_step()
     rng = np.random.default_rng(1)
-    for parameter in step.get_parameters():
+    for parameter in step.state().values():
         if parameter.dtype == ms.float32:
             parameter.set_data(ms.Tensor(rng.random(parameter.shape, np.float32)))
     step.optimizer.global_step.set_data(ms.Tensor([7], ms.int32))
     path = tmp_path / "Midas_0-2_3.ckpt"
-    save_checkpoint(path, training_state(step), {"epoch": 2, "step": 3, "course": COURSE})
-    other = make_step()
-    assert restore(other, read_run(path), COURSE) == Position(2, 3)
-    state = training_state(step)
+    save_checkpoint(path, step.state(), EXTRA)
+    other, saved = make_step(), read_run(path)
+    assert (saved.position, saved.schedule) == (Position(2, 3, 16, 8), SCHEDULE)
+    restore(other, saved, COURSE)
+    state = step.state()
     names = set(state)
     assert {"global_step", "beta1_power", "moment1.backbone_conv.weight", "backbone_bn.moving_mean"} <= names
-    for name, parameter in training_state(other).items():
+    for name, parameter in other.state().items():
         assert np.array_equal(parameter.asnumpy(), state[name].asnumpy()), name
 
 
 def test_restore_refuses_what_does_not_fit(step, tmp_path):
-    extra = {"epoch": 2, "step": 3, "course": COURSE}
     weights, older, good = (tmp_path / name for name in ("weights.ckpt", "older.ckpt", "good.ckpt"))
-    save_checkpoint(weights, {p.name: p for p in step.network.net.get_parameters()})
-    save_checkpoint(older, training_state(step), {"epoch": 2, "step": 3, "inverted": 0, "batch_size": 4})
-    save_checkpoint(good, training_state(step), extra)
+    save_checkpoint(weights, {p.name: p for p in step.net.get_parameters()})
+    save_checkpoint(older, step.state(), {"epoch": 2, "step": 3, "inverted": 0, "batch_size": 4})
+    save_checkpoint(good, step.state(), EXTRA)
     with pytest.raises(CheckpointError, match="weights alone"):
         read_run(weights)
     with pytest.raises(CheckpointError, match="found an older one"):
         read_run(older)
-    with pytest.raises(CheckpointError, match=r"batch_size 4 then and 8 now, network_ops midas then and modelzoo now;"):
-        restore(step, read_run(good), {**COURSE, "batch_size": 8, "network_ops": "modelzoo"})
+    with pytest.raises(CheckpointError, match=r"seed 4 then and 8 now, network_ops midas then and modelzoo now;"):
+        restore(step, read_run(good), {**COURSE, "seed": 8, "network_ops": "modelzoo"})
     with pytest.raises(CheckpointError, match="of another shape, first"):
         restore(make_step(features=8), read_run(good), COURSE)
-
-
-def test_positions():
-    assert Position(1, 9).after_step(10) == Position(1, 10)
-    assert Position(1, 10).after_step(10) == Position(2, 1)
-    assert Position(3, 4).steps_done(10) == 24
 
 
 class FakeDataset:
@@ -211,27 +210,34 @@ class FakeDataset:
         pass
 
 
-class FakeStep(ms.nn.Cell):
-    """Tells a loss of 100 - number, one inverted image, and what the notes say; step ``bad`` is not finite."""
+class FakeStep:
+    """Tells a loss of 100 - number, one inverted image, and what the notes say; steps ``bad`` are not finite."""
 
-    def __init__(self, bad=0):
-        super().__init__()
-        self.bad, self.calls = bad, 0
-        self.weight = ms.Parameter(ms.Tensor([1.0]), name="weight")
+    def __init__(self, *bad, scaler=None, scale=1.0):
+        self.bad, self.calls, self.scaler, self.scale = bad, 0, scaler, scale
+        self.is_scale_dynamic = scaler == "dynamic"
+        self.net = ms.nn.Dense(1, 1)
 
     def __call__(self, number, notes):
         self.calls += 1
-        return ms.Tensor([100.0 - number, float(number != self.bad), 1.0, *notes.asnumpy().tolist()], ms.float32)
+        told = [100.0 - number, float(number not in self.bad), 1.0, self.scale, *notes.asnumpy().tolist()]
+        return ms.Tensor(told, ms.float32)
+
+    def state(self):
+        return {p.name: p for p in self.net.get_parameters()}
+
+    def statistics(self):
+        return {}
 
 
-def make_trainer(folder, step, epochs=3, rank=0, **settings):
+def make_trainer(folder, step, epochs=3, rank=0, validators=(), judge=None, on_saved=None, **settings):
     order = SampleOrder(size=10, batch_size=2, seed=1)
     run_folder = RunFolder(folder)
     run_folder.lock()
     paths = [f"{number}.jpg" for number in range(10)]
     return Trainer(
-        step, order, LoopSettings(epochs, **settings), (SLOW, SLOW), COURSE, run_folder,
-        lambda samples: [paths[sample] for sample in samples], Group(rank),
+        step, order, LoopSettings(epochs, 5 * epochs, **settings), (FALLING, SLOW), SCHEDULE_OF_NEW, COURSE, run_folder,
+        lambda samples: [paths[sample] for sample in samples], Group(rank), None, validators, judge, on_saved,
     )  # fmt: skip
 
 
@@ -246,9 +252,9 @@ def test_log_is_complete_whatever_the_interval(tmp_path):
 
 
 def test_step_that_is_not_finite_ends_the_run_without_touching_its_checkpoints(tmp_path):
-    step = FakeStep(bad=8)
+    step = FakeStep(8)
     trainer = make_trainer(tmp_path, step, log_interval=1000, keep_checkpoints=1)
-    samples = trainer.order.all_samples(7)
+    samples = trainer.order.all_samples(7 * 2)
     with pytest.raises(EndOfRun) as caught:
         trainer.run(FakeDataset(15), Position())
     files = ", ".join(f"{sample}.jpg" for sample in samples)
@@ -327,7 +333,7 @@ def test_time_of_steps_is_that_of_a_device_that_lags_behind(tmp_path, monkeypatc
 
     class Told:
         def __init__(self, number, notes):
-            self.number, self.values = number, np.array([1.0, 1.0, 0.0, *notes.asnumpy()], np.float32)
+            self.number, self.values = number, np.array([1.0, 1.0, 0.0, 1.0, *notes.asnumpy()], np.float32)
 
         def asnumpy(self):
             clock[0] = max(clock[0], self.number)

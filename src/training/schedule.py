@@ -48,6 +48,11 @@ class LearningRate:
     offset: float = 0.0
     frozen: int = 0
 
+    @classmethod
+    def constant(cls, rate: float) -> "LearningRate":
+        """Makes a learning rate that stays as it is."""
+        return cls(rate, rate, 1.0, 1)
+
     def at(self, update: int) -> float:
         """Returns the learning rate of an update, counted from 0."""
         if update < self.frozen:
