@@ -478,7 +478,7 @@ def test_folders_that_modelarts_copies_are_used_as_they_are(data, tmp_path, monk
 def boot(repo, *words, **variables):
     environment = {**os.environ, "PYTHONPATH": str(MOXING), **variables}
     command = [sys.executable, str(repo / "modelarts" / "start.py"), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=290)
 
 
 def test_of_the_processes_of_a_machine_one_starts_the_training(repo):
@@ -489,7 +489,7 @@ def test_of_the_processes_of_a_machine_one_starts_the_training(repo):
 
 def test_boot_file_reports_in_one_line(repo, obs):
     for words, expected in (
-        (["--num_gpus=x"], "error: num_gpus or device_num: expected an integer >= 1, found x\n"),
+        (["--num_gpus"], "error: num_gpus or device_num: expected an integer >= 1, found nothing\n"),
         (["--data_ulr=obs://b"], "error: command line: unknown key 'data_ulr'; did you mean data_url?\n"),
         (["--data_url=obs://b/none", f"--train_data_dir={obs.root}"], "error: data_url: expected a folder"),
     ):
@@ -499,6 +499,7 @@ def test_boot_file_reports_in_one_line(repo, obs):
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif("is_modelarts" not in midas_train.KEYS, reason="midas_train.py does not read is_modelarts yet")
 def test_job_that_is_started_again_on_another_machine(repo, obs, train_data, tmp_path):
     (obs.root / "bucket").mkdir()
