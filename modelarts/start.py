@@ -1,6 +1,6 @@
 """Boot file of training jobs on ModelArts: fetches the data, and starts the training on all cards of the job.
 
-The hyperparameters of the job are settings of config.yaml, and num_gpus or device_num, the number of cards of a machine.
+The hyperparameters of the job are settings of config.yaml, and num_gpus or device_num: how many cards a machine has.
 modelarts/readme.md says more.
 """
 # This folder must not become a package (__init__.py): it would hide ModelArts' SDK, which has the same name.
