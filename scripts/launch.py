@@ -340,9 +340,9 @@ def report(run: Run, culprit: Process, config: Config) -> NoReturn:
     if culprit.signal_name:
         how = f"was killed by {culprit.signal_name}"
         if culprit.signal_name == "SIGKILL":
-            how += " (was memory short?)"
+            how += ", as the system does when memory runs out"
         elif culprit.signal_name == "SIGBUS":
-            how += " (is /dev/shm full?)"
+            how += ", as when /dev/shm is full"
     elif culprit.status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         how = "was asked to stop"
     latest = RunFolder(config.train_output_path).latest()
@@ -352,7 +352,7 @@ def report(run: Run, culprit: Process, config: Config) -> NoReturn:
         advice = "checkpoints are on machine 0"
     else:
         advice = "there is no checkpoint yet"
-    say(f"error: the training has ended early: {culprit.name} {how} ({culprit.log}); {advice}", sys.stderr)
+    say(f"error: the training has ended early: {culprit.name} {how}, see {culprit.log}; {advice}", sys.stderr)
     sys.exit(culprit.status)
 
 
