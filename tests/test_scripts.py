@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -376,6 +377,21 @@ def test_killed_process_ends_the_others(train_data, two, tmp_path):
 def losses_of(folder):
     with open(folder / "the run" / "loss.csv", newline="") as file:
         return [(row["epoch"], row["step"], row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_small_shared_memory_is_named(train_data, two, tmp_path):
+    """With the 64 MiB that a container has by default, and batches of 60 MiB."""
+    small = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "sh", "-c", small, "sh", "true"]).returncode:
+        pytest.skip("nothing can be mounted here, which takes root and unshare")
+    within = tmp_path / "within.sh"
+    within.write_text(f"exec unshare -m sh -c '{small}' sh bash \"$@\"\n")
+    script, words, variables = two("run_distribute_train.sh", "2", "", "--train_data_dir", train_data)
+    words += ["--img_width", 1024, "--img_height", 1024, "--batch_size", 5, "--num_parallel_workers", 2]
+    result = run_script(within, script, *words, **variables)
+    assert result.returncode == 1
+    assert any("died of SIGBUS: shared memory is full (/dev/shm holds 64 MiB); " in log for log in logs_of(tmp_path))
+    assert result.stderr.splitlines()[-1].endswith("; there is no checkpoint yet")
 
 
 def test_two_processes_with_other_data_do_not_begin(train_data, two, tmp_path):
