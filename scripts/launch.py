@@ -2,10 +2,10 @@
 
     python scripts/launch.py RANK_SIZE CKPT_PATH [--background] [--key value ...]
 
-scripts/run_distribute_train.sh says what the arguments and the environment variables mean. The processes form the dynamic
-cluster of MindSpore ("Dynamic Cluster Startup" in its tutorials): a scheduler introduces the workers to each other. msrun
-starts the same. But when a process fails, it kills the others while they still save or report, waits half a minute for
-the scheduler, and keeps the exit status to itself; and it starts a scheduler on every machine that has the address.
+scripts/run_distribute_train.sh says what the arguments and the environment variables mean. The processes form a dynamic
+cluster of MindSpore ("Dynamic Cluster Startup" in its tutorials): a scheduler introduces the workers to each other.
+msrun starts the same. But when a process fails, it kills the others while they still save or report, waits half a minute
+for the scheduler, and keeps the exit status to itself; and it starts a scheduler on every machine that has the address.
 """
 
 import errno
