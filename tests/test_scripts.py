@@ -190,6 +190,31 @@ def test_wrong_usage(repo, script, words, message):
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "otherwise"),
+    [
+        ("run_standalone_train.sh", ["0", "a b.ckpt"], None),
+        ("run_distribute_train.sh", ["2", "a b.ckpt"], None),
+        ("run_train_gpu.sh", ["1", "0", "a b.ckpt"], "GPU"),
+        ("run_train_gpu.sh", ["2", "0,1", "a b.ckpt"], "GPU"),
+        ("run_eval.sh", ["0", "all", "a b.ckpt"], None),
+        ("run_eval_onnx.sh", ["0", "all", "a b.onnx"], None),
+    ],
+)
+def test_device_target_of_the_environment(repo, tmp_path, script, words, otherwise):
+    """What the scripts hand over to Python."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || printf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    for target, expected in (("CPU", "CPU"), (None, otherwise)):
+        result = run_script(repo / "scripts" / script, *words, "--seed", 7, PYTHON=python, DEVICE_TARGET=target)
+        said = result.stdout.splitlines()
+        assert words[-1] in said
+        given = [said[number + 1] for number, word in enumerate(said) if word == "--device_target"]
+        assert given == ([expected] if expected else [])
+        assert said[-2:] == ["--seed", "7"]  # a setting of the command line comes after it, and counts more
+
+
 # Training on several devices
 
 
