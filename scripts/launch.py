@@ -288,10 +288,11 @@ class Run:
         with open(self.workers[0].log, encoding="utf-8", errors="replace") as shown:
             while any(worker.status is None for worker in self.workers):
                 if self._requests > answered:
+                    if not answered:
+                        say(ASKED, sys.stderr)
                     answered = self._requests
                     for worker in self.workers:
                         worker.ask()
-                    say(ASKED, sys.stderr)
                 self._note_failures()
                 if self.failed and end_s is None:
                     end_s = time.monotonic() + _GRACE_S
