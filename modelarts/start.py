@@ -1,8 +1,9 @@
 """Boot file of training jobs on ModelArts: fetches the data, and starts the training on all cards of the job.
 
-The job's hyperparameters are settings of config.yaml; readme.md, beside this file, says which ModelArts gives itself.
-(This folder is no package: one named ``modelarts`` would hide the SDK of ModelArts.)
+The hyperparameters of the job are settings of config.yaml, and num_gpus or device_num: how many cards a machine has.
+modelarts/readme.md says more.
 """
+# This folder must not become a package (__init__.py): it would hide ModelArts' SDK, which has the same name.
 
 import argparse
 import os
@@ -142,7 +143,7 @@ def training_command(
 def main() -> None:
     """Runs the script: this process becomes the training."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--num_gpus", "--device_num", dest="cards", default="")
+    parser.add_argument("--num_gpus", "--device_num", dest="cards", nargs="?", default="", const="nothing")
     options, words = parser.parse_known_args()
     config = load_config(__doc__, words, is_complete=False)
     job = read_job(options.cards, os.environ)

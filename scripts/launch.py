@@ -2,12 +2,13 @@
 
     python scripts/launch.py RANK_SIZE CKPT_PATH [--background] [--key value ...]
 
-scripts/run_distribute_train.sh says what the arguments and the environment variables mean. MindSpore's processes find
-each other through its scheduler, as they do under msrun, whose variables are set here. msrun itself kills the others
-while they still save or report, waits half a minute for its scheduler when a process was killed, keeps the exit status
-to itself, and starts a scheduler on every machine that has the master's address.
+scripts/run_distribute_train.sh says what the arguments and the environment variables mean. The processes form a dynamic
+cluster of MindSpore ("Dynamic Cluster Startup" in its tutorials): a scheduler introduces the workers to each other.
+msrun starts the same. But when a process fails, it kills the others while they still save or report, waits 30 s for the
+scheduler, and keeps the exit status to itself; and it starts a scheduler on every machine that has the address.
 """
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -241,15 +242,13 @@ class Process:
 
 def _end_with_parent() -> None:
     """Has a process asked to stop should this launcher be killed: it would go on unseen, and hold its device."""
-    import ctypes
-
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def say(text: str, stream: TextIO = sys.stdout) -> None:
+def say(text: str, stream: TextIO, end: str = "\n") -> None:
     """Prints, also where the terminal may have been closed."""
     try:
-        print(text, end="" if text.endswith("\n") else "\n", file=stream, flush=True)
+        print(text, end=end, file=stream, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -265,6 +264,7 @@ class Run:
     def __init__(self, plan: Plan, command: Sequence[str]):
         self.plan = plan
         self._requests = 0  # signals that have come
+        signal.set_wakeup_fd(-1)  # the second one does not end this process at once, but those that it is passed on to
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, self._note)
@@ -288,10 +288,11 @@ class Run:
         with open(self.workers[0].log, encoding="utf-8", errors="replace") as shown:
             while any(worker.status is None for worker in self.workers):
                 if self._requests > answered:
+                    if not answered:
+                        say(ASKED, sys.stderr)
                     answered = self._requests
                     for worker in self.workers:
                         worker.ask()
-                    say(ASKED, sys.stderr)
                 self._note_failures()
                 if self.failed and end_s is None:
                     end_s = time.monotonic() + _GRACE_S
@@ -299,11 +300,9 @@ class Run:
                     for worker in self.workers:
                         worker.kill()
                 time.sleep(_POLL_S)
-                if text := shown.read():
-                    say(text)
+                say(shown.read(), sys.stdout, end="")
             self._note_failures()
-            if text := shown.read():
-                say(text)
+            say(shown.read(), sys.stdout, end="")
         if self.scheduler:
             end_s = time.monotonic() + (0 if self.failed else _SCHEDULER_S)
             while self.scheduler.status is None and time.monotonic() < end_s:
@@ -337,14 +336,14 @@ def report(run: Run, culprit: Process, config: Config) -> NoReturn:
         say(f"the end of {culprit.log}:", sys.stderr)
         say("\n".join(f"  {line}" for line in culprit.last_lines()), sys.stderr)
     how = f"has failed with status {culprit.status}"
-    if culprit.signal_name:
+    if culprit.status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        how = "was asked to stop"
+    elif culprit.signal_name:
         how = f"was killed by {culprit.signal_name}"
         if culprit.signal_name == "SIGKILL":
-            how += " (was memory short?)"
+            how += ", as the system does when memory runs out"
         elif culprit.signal_name == "SIGBUS":
-            how += " (is /dev/shm full?)"
-    elif culprit.status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        how = "was asked to stop"
+            how += ", as when /dev/shm is full"
     latest = RunFolder(config.train_output_path).latest()
     if latest:
         advice = f"the last checkpoint is {latest.path}; --resume True resumes the run"
@@ -352,7 +351,7 @@ def report(run: Run, culprit: Process, config: Config) -> NoReturn:
         advice = "checkpoints are on machine 0"
     else:
         advice = "there is no checkpoint yet"
-    say(f"error: the training has ended early: {culprit.name} {how} ({culprit.log}); {advice}", sys.stderr)
+    say(f"error: the training has ended early: {culprit.name} {how}, see {culprit.log}; {advice}", sys.stderr)
     sys.exit(culprit.status)
 
 
@@ -389,7 +388,10 @@ def main() -> None:
     run = Run(plan, [sys.executable, str(REPOSITORY / "midas_train.py"), *settings])
     where = f" on machine {plan.machine} of {plan.machines}" if plan.machines > 1 else ""
     first, last = plan.ranks[0], plan.ranks[-1]
-    say(f"started processes {first} to {last} of {plan.size}{where}; logs: {plan.log_dir}; this is worker_{first}.log:")
+    say(
+        f"started processes {first} to {last} of {plan.size}{where}; logs: {plan.log_dir}; this is worker_{first}.log:",
+        sys.stdout,
+    )
     run.watch()
     if culprit := run.culprit():
         report(run, culprit, config)

@@ -110,7 +110,7 @@ def test_data_are_copied_once(obs, data, tmp_path, capsys):
     ]
     assert (folder / "mixdata.json").exists()
     assert "copied 8 files in" in capsys.readouterr().out
-    copy_data_in(DATA, folder)
+    copy_data_in(f"{DATA}/", folder)
     assert len(obs.calls("copy_parallel")) == 1
     assert not capsys.readouterr().out
 
@@ -230,7 +230,7 @@ def test_run_folder_is_copied_out(obs, folder):
     assert all((obs.path(RUN) / name).read_bytes() == (folder / name).read_bytes() for name in ALL)
     assert has_run(RUN)
     kinds = [Path(call.rsplit(" ", 1)[-1]).suffix for call in obs.calls("copy")]
-    assert kinds == sorted(kinds, key=lambda suffix: suffix != ".ckpt")  # checkpoints first
+    assert kinds == sorted(kinds, key=lambda suffix: suffix == ".ckpt")  # checkpoints come when all else is there
 
 
 def test_only_what_has_changed_is_copied_again_and_old_checkpoints_go(obs, folder):
@@ -262,14 +262,14 @@ def test_failing_copy_is_made_up_for(obs, folder, capsys):
         obs.fail("copy:Midas_0-1_5:raise:3")
         mirror.copy_out()
         wait_for(lambda: mirror._next.done())
-        assert len(obs.calls("copy")) == 3
+        assert sum("Midas_0-1_5" in call for call in obs.calls("copy")) == 3
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert (
             "warning: train_url obs://bucket/run 1: the run folder could not be copied there (copy: the service" in said
         )
         assert "the next checkpoint is the next attempt" in said
-        assert not obs.names(RUN)
+        assert obs.names(RUN) == [name for name in ALL if name != "Midas_0-1_5.ckpt"]
         obs.fail()
         train(folder, 2)
         mirror.copy_out()
@@ -305,7 +305,7 @@ def test_failure_at_the_end(obs, folder, capsys):
     end = f"could not be copied there .*the run itself is complete in {folder}"
     with pytest.raises(MidasError, match=end), RunMirror(folder, RUN):
         pass
-    assert len(obs.calls("copy")) == 3  # it has tried again
+    assert len(obs.calls("copy")) == 3 * len(ALL)  # it has tried again
     with pytest.raises(KeyError), RunMirror(folder, RUN):
         raise KeyError  # what has ended the run comes through
     assert capsys.readouterr().err.startswith("error: train_url obs://bucket/run 1: the run folder could not be")
@@ -478,7 +478,7 @@ def test_folders_that_modelarts_copies_are_used_as_they_are(data, tmp_path, monk
 def boot(repo, *words, **variables):
     environment = {**os.environ, "PYTHONPATH": str(MOXING), **variables}
     command = [sys.executable, str(repo / "modelarts" / "start.py"), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=290)
 
 
 def test_of_the_processes_of_a_machine_one_starts_the_training(repo):
@@ -489,7 +489,7 @@ def test_of_the_processes_of_a_machine_one_starts_the_training(repo):
 
 def test_boot_file_reports_in_one_line(repo, obs):
     for words, expected in (
-        (["--num_gpus=x"], "error: num_gpus or device_num: expected an integer >= 1, found x\n"),
+        (["--num_gpus"], "error: num_gpus or device_num: expected an integer >= 1, found nothing\n"),
         (["--data_ulr=obs://b"], "error: command line: unknown key 'data_ulr'; did you mean data_url?\n"),
         (["--data_url=obs://b/none", f"--train_data_dir={obs.root}"], "error: data_url: expected a folder"),
     ):
@@ -499,6 +499,7 @@ def test_boot_file_reports_in_one_line(repo, obs):
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif("is_modelarts" not in midas_train.KEYS, reason="midas_train.py does not read is_modelarts yet")
 def test_job_that_is_started_again_on_another_machine(repo, obs, train_data, tmp_path):
     (obs.root / "bucket").mkdir()

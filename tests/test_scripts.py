@@ -8,13 +8,16 @@ import csv
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import yaml
 from conftest import TINY_FLAGS
@@ -23,22 +26,24 @@ from src.common.names import DATA_SETS
 from src.training.run_folder import RunFolder
 from src.weights.checkpoint import read_ckpt
 
-# A checkout in which midas_train.py also tells the checksum of the weights that it leaves, on every process. With
-# SPOIL=N, the N-th sample that the second process loads holds a NaN. With LACKS=1, the second process lacks a pair.
+# midas_train.py of a checkout in which the real one is real_train.py: it also tells the checksum of the weights that it
+# leaves, on every process. With SPOIL=N, the N-th sample that the second process loads holds a NaN. With LACKS=1, the
+# second process lacks a pair.
 TELLING_TRAIN = """
+'As the real one.'
 import os, sys, zlib
-sys.path.insert(0, {repo!r})
 import numpy as np
-import midas_train
+import real_train
+from real_train import *
 from src.common.errors import run_script
 
-train, create_dataset = midas_train.train, midas_train.create_dataset
+train, create_dataset = real_train.train, real_train.create_dataset
 
 def train_and_tell(config, device, *arguments):
     crc = 0
     for parameter in train(config, device, *arguments).network.net.trainable_params():
         crc = zlib.crc32(parameter.asnumpy().tobytes(), crc)
-    print(f"weights of process {{device.rank}}: CRC-32 {{crc:08x}}")
+    print(f"weights of process {device.rank}: CRC-32 {crc:08x}")
 
 class Spoilt:
     def __init__(self, source):
@@ -55,15 +60,16 @@ def create_spoilt(source, order, *arguments):
     spoil = "SPOIL" in os.environ and order.rank == 1
     return create_dataset(Spoilt(source) if spoil else source, order, *arguments)
 
-list_pairs = midas_train.list_pairs
+list_pairs = real_train.list_pairs
 
 def list_most_pairs(*arguments):
     pairs, unpaired = list_pairs(*arguments)
     lacks = "LACKS" in os.environ and os.environ["RANK_ID"] == "1"
     return (pairs[:-1] if lacks else pairs), unpaired
 
-midas_train.train, midas_train.create_dataset, midas_train.list_pairs = train_and_tell, create_spoilt, list_most_pairs
-run_script(midas_train.main)
+real_train.train, real_train.create_dataset, real_train.list_pairs = train_and_tell, create_spoilt, list_most_pairs
+if __name__ == "__main__":
+    run_script(real_train.main)
 """
 
 
@@ -73,16 +79,28 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run_script(path, *words, **environment):
-    """Runs a script with Python and environment of the tests; a variable that is None is not set."""
+def start_script(path, *words, **environment):
+    """Starts a script in another folder, with the environment of the tests; a variable that is None is not set."""
     variables = {**os.environ, **environment}
-    return subprocess.run(
+    return subprocess.Popen(
         ["bash", str(path), *map(str, words)],
+        cwd="/",
         env={key: str(value) for key, value in variables.items() if value is not None},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=250,
     )
+
+
+def run_script(path, *words, **environment):
+    """Runs a script as ``start_script`` starts it."""
+    with start_script(path, *words, **environment) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=250)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 # Which Python
@@ -154,9 +172,15 @@ def test_an_active_environment_is_used_as_it_is(repo, tmp_path):
     ("script", "words", "message"),
     [
         ("run_standalone_train.sh", ["0"], "usage: bash scripts/run_standalone_train.sh"),
-        ("run_distribute_train.sh", ["two", ""], "DEVICE_NUM: expected a number of devices, found two"),
+        ("run_standalone_train.sh", ["--epoch_size", "3"], "usage: bash scripts/run_standalone_train.sh"),
+        ("run_distribute_train.sh", ["2"], "usage: bash scripts/run_distribute_train.sh RANK_SIZE CKPT_PATH"),
+        ("run_distribute_train.sh", ["2", "--background"], "usage: bash scripts/run_distribute_train.sh"),
+        ("run_train_gpu.sh", ["2", "0,1"], "usage: bash scripts/run_train_gpu.sh DEVICE_NUM DEVICE_IDS CKPT_PATH"),
+        ("run_train_gpu.sh", ["two", "0", ""], "DEVICE_NUM: expected a number of GPUs, found two"),
         ("run_train_gpu.sh", ["2", "0", ""], "DEVICE_IDS: expected 2 of them (DEVICE_NUM), found 0"),
         ("run_eval.sh", ["0"], "usage: bash scripts/run_eval.sh"),
+        ("run_eval_onnx.sh", ["0", "all"], "usage: bash scripts/run_eval_onnx.sh"),
+        ("run_infer_310.sh", ["a.mindir", "data"], "usage: bash scripts/run_infer_310.sh"),
         ("run_standalone_train.sh", ["0", "gone.ckpt"], "PYTHON: expected a Python interpreter, found no/python"),
     ],
 )
@@ -166,84 +190,149 @@ def test_wrong_usage(repo, script, words, message):
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "otherwise"),
+    [
+        ("run_standalone_train.sh", ["0", "a b.ckpt"], None),
+        ("run_distribute_train.sh", ["2", "a b.ckpt"], None),
+        ("run_train_gpu.sh", ["1", "0", "a b.ckpt"], "GPU"),
+        ("run_train_gpu.sh", ["2", "0,1", "a b.ckpt"], "GPU"),
+        ("run_eval.sh", ["0", "all", "a b.ckpt"], None),
+        ("run_eval_onnx.sh", ["0", "all", "a b.onnx"], None),
+    ],
+)
+def test_device_target_of_the_environment(repo, tmp_path, script, words, otherwise):
+    """What the scripts hand over to Python."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || printf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    for target, expected in (("CPU", "CPU"), (None, otherwise)):
+        result = run_script(repo / "scripts" / script, *words, "--seed", 7, PYTHON=python, DEVICE_TARGET=target)
+        said = result.stdout.splitlines()
+        assert words[-1] in said
+        given = [said[number + 1] for number, word in enumerate(said) if word == "--device_target"]
+        assert given == ([expected] if expected else [])
+        assert said[-2:] == ["--seed", "7"]  # a setting of the command line comes after it, and counts more
+
+
 # Training on several devices
 
 
 @pytest.fixture
 def two(repo, tmp_path):
-    """Returns a function that lists script, words and environment of a training in two processes."""
-    (tmp_path / "scripts").symlink_to(repo / "scripts")
-    (tmp_path / "src").symlink_to(repo / "src")
-    (tmp_path / "config.yaml").symlink_to(repo / "config.yaml")
-    (tmp_path / "midas_train.py").write_text(TELLING_TRAIN.format(repo=str(repo)))
+    """Returns a function that lists script, words and environment of a training in two processes.
+
+    Checkout, logs and run folder have spaces in their paths.
+    """
+    checkout = tmp_path / "the checkout"
+    checkout.mkdir()
+    for name in ("scripts", "src", "config.yaml"):
+        (checkout / name).symlink_to(repo / name)
+    (checkout / "real_train.py").symlink_to(repo / "midas_train.py")
+    (checkout / "midas_train.py").write_text(TELLING_TRAIN)
 
     def build(script, *words):
         words = [*words, *TINY_FLAGS, "--img_width", "64", "--img_height", "64", "--batch_size", "2"]
-        words += ["--train_output_path", tmp_path / "run", "--device_target", "CPU"]
-        variables = {"PYTHON": sys.executable, "LOG_DIR": tmp_path / "log", "MASTER_PORT": free_port()}
-        return tmp_path / "scripts" / script, words, variables
+        words += ["--num_parallel_workers", 1, "--train_output_path", tmp_path / "the run"]
+        variables = {"PYTHON": sys.executable, "LOG_DIR": tmp_path / "the log", "MASTER_PORT": free_port()}
+        return checkout / "scripts" / script, words, {**variables, "DEVICE_TARGET": "CPU"}
 
     return build
 
 
 def logs_of(folder):
-    return [(folder / "log" / f"worker_{rank}.log").read_text() for rank in (0, 1)]
+    return [(folder / "the log" / f"worker_{rank}.log").read_text() for rank in (0, 1)]
 
 
-def rows_of(folder):
-    with open(folder / "run" / "loss.csv", newline="") as file:
+def rows_of(folder, run="the run"):
+    with open(folder / run / "loss.csv", newline="") as file:
         return [(int(row["epoch"]), int(row["step"])) for row in csv.DictReader(file)]
 
 
-def test_two_processes(train_data, two, tmp_path):
+def wait_for_steps(folder, count, process):
+    deadline = time.monotonic() + 150
+    while not (folder / "the run" / "loss.csv").is_file() or len(rows_of(folder)) < count:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_two_processes_in_the_background(train_data, two, tmp_path):
     """Through run_train_gpu.sh, which hands over to run_distribute_train.sh."""
-    script, words, variables = two("run_train_gpu.sh", "2", "0,1", "", "--epoch_size", 2)
+    script, words, variables = two("run_train_gpu.sh", "2", "0,1", "", "--background", "--epoch_size", 2)
+    # What it prints is read to its end: a process in the background must not hold on to it.
     result = run_script(script, *words, "--train_data_dir", train_data, **variables)
+    assert result.returncode == 0, result.stderr
+    launcher_log = tmp_path / "the log" / "launcher_0.log"
+    started, follow, stop = result.stdout.splitlines()
+    pid = int(re.fullmatch(rf"started in the background as process (\d+); log: {launcher_log}", started)[1])
+    assert follow == f"follow it: tail -f '{launcher_log}'"
+    assert stop.startswith(f"stop it:   kill {pid} ")
+    process = psutil.Process(pid)
+    deadline = time.monotonic() + 150
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     logs = logs_of(tmp_path)
-    assert result.returncode == 0, logs[0]
     assert "batch size 2 on 2 x CPU" in logs[0]
+    assert launcher_log.read_text().endswith(logs[0])
     # One of them checks the data.
     assert ["10 training images in" in log for log in logs] == [True, False]
     # 10 images: 2 global batches of 2 x 2; the first process alone keeps the run folder
     assert rows_of(tmp_path) == [(1, 1), (1, 2), (2, 1), (2, 2)]
-    assert (tmp_path / "run" / "Midas_0-2_2.ckpt").is_file()
+    assert (tmp_path / "the run" / "Midas_0-2_2.ckpt").is_file()
     # The processes have seen different images; averaged gradients keep their weights equal.
     crcs = [re.search(r"weights of process \d: CRC-32 (\w+)", log)[1] for log in logs]
     assert crcs[0] == crcs[1]
+
+
+def test_two_machines(train_data, two, tmp_path):
+    """Both on this one, with a process each."""
+    script, words, variables = two("run_distribute_train.sh", "2", "", "--epoch_size", 1)
+    words += ["--train_data_dir", train_data]
+    variables.update(NODE_NUM=2, MASTER_ADDR="localhost")
+    with ExitStack() as stack:
+        first, second = (
+            stack.enter_context(start_script(script, *words, **variables, NODE_RANK=rank)) for rank in (0, 1)
+        )
+        outputs = [process.communicate(timeout=200) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    for machine, (stdout, _) in enumerate(outputs):
+        assert f"started processes {machine} to {machine} of 2 on machine {machine} of 2; logs: " in stdout
+    crcs = [
+        re.search(rf"weights of process {rank}: CRC-32 (\w+)", log)[1] for rank, log in enumerate(logs_of(tmp_path))
+    ]
+    assert crcs[0] == crcs[1]
+    assert (tmp_path / "the run" / "Midas_0-1_2.ckpt").is_file()
 
 
 def test_two_processes_stop_together(train_data, two, tmp_path):
     """On request, then, resumed, when a gradient of the second is not finite."""
     script, words, variables = two("run_distribute_train.sh", "2", "", "--epoch_size", 5000, "--log_interval", 1000)
     words += ["--train_data_dir", train_data, "--save_checkpoint_epochs", 5000]
-    environment = {key: str(value) for key, value in {**os.environ, **variables}.items()}
-    with subprocess.Popen(
-        ["bash", str(script), *map(str, words)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True,
-    ) as process:  # fmt: skip
-        deadline = time.monotonic() + 150
-        while not (tmp_path / "run" / "loss.csv").is_file() or len(rows_of(tmp_path)) < 3:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    run = tmp_path / "the run"
+    with start_script(script, *words, **{**variables, "LOCAL_WORLD_SIZE": 7}) as process:
+        wait_for_steps(tmp_path, 3, process)
         process.terminate()
-        _, errors = process.communicate(timeout=100)
-    assert process.returncode not in (0, 143)  # a run that was stopped has not succeeded; and it was not cut off
+        output, errors = process.communicate(timeout=100)
+    # A run that was stopped has not succeeded. The script has the status of its processes; it was not cut off itself.
+    assert process.returncode > 0
     epoch, step = rows_of(tmp_path)[-1]
-    (checkpoint,) = (tmp_path / "run").glob("*.ckpt")
+    (checkpoint,) = run.glob("*.ckpt")
     assert checkpoint.name == f"Midas_0-{epoch}_{step}.ckpt"
-    line = f"error: stopped on request after epoch {epoch} step {step}; the last checkpoint is {checkpoint}; "
+    line = f"stopped on request after epoch {epoch} step {step}; the last checkpoint is {checkpoint}; "
     line += "--resume True resumes the run"
     for log in logs_of(tmp_path):
-        assert line in log.splitlines()
+        assert line in log
         assert "asked to stop: the run ends after this step" in log
+    assert line in output  # which is that of the first process
     assert "asked to stop: the run ends after this step, with a checkpoint\n" in errors
     last_line = errors.splitlines()[-1]
     assert last_line.endswith(f"; the last checkpoint is {checkpoint}; --resume True resumes the run")
 
-    resume = ["--resume", "True", "--save_checkpoint_steps", 1, "--num_parallel_workers", 1]
+    resume = ["--resume", "True", "--save_checkpoint_steps", 1]
     result = run_script(script, *words, *resume, SPOIL=5, **{**variables, "MASTER_PORT": free_port()})
-    assert result.returncode != 0
+    assert result.returncode == 1
     rows = rows_of(tmp_path)
     first = 2 * (epoch - 1) + step  # steps of the first run
     assert len(rows) == first + 2  # its second batch of two holds samples 3 and 4
@@ -257,18 +346,109 @@ def test_two_processes_stop_together(train_data, two, tmp_path):
     )
     assert [re.fullmatch(pattern, line) is not None for line in lines[0]] == [True]
     assert all(np.isfinite(tensor).all() for tensor in read_ckpt(good)[0].values())
-    assert RunFolder(tmp_path / "run").latest().path == good
+    assert RunFolder(run).latest().path == good
+
+
+def test_killed_process_ends_the_others(train_data, two, tmp_path):
+    """And the run can be resumed; while it runs, no other one touches its files."""
+    script, words, variables = two("run_distribute_train.sh", "2", "", "--train_data_dir", train_data)
+    words += ["--save_checkpoint_epochs", 5000, "--save_checkpoint_steps", 4, "--keep_checkpoint_max", 5000]
+    with start_script(script, *words, "--epoch_size", 5000, **variables) as process:
+        wait_for_steps(tmp_path, 3, process)
+
+        another = {**variables, "MASTER_PORT": free_port()}
+        result = run_script(script, *words, **another)
+        assert result.returncode == 2
+        assert result.stderr == (
+            f"error: LOG_DIR {tmp_path / 'the log'}: expected a folder of no other training, found the logs of one "
+            f"that runs (process {process.pid}); set LOG_DIR to another\n"
+        )
+        result = run_script(script, *words, **{**another, "LOG_DIR": tmp_path / "another log"})
+        assert result.returncode == 2
+        assert "the run: expected a folder in which nobody trains, found a run of process " in result.stdout
+        assert result.stderr.splitlines()[-1].startswith("error: the training has ended early: process 0 has failed ")
+
+        wait_for_steps(tmp_path, 13, process)
+        workers = {
+            child.environ()["RANK_ID"]: child
+            for child in psutil.Process(process.pid).children()
+            if child.environ()["MS_ROLE"] == "MS_WORKER"
+        }
+        assert {worker.environ()["LOCAL_WORLD_SIZE"] for worker in workers.values()} == {"2"}
+        workers["1"].kill()
+        killed_s = time.monotonic()
+        _, errors = process.communicate(timeout=100)
+        assert time.monotonic() - killed_s < 15  # on a busy machine
+    assert process.returncode == 137
+    assert not any(worker.is_running() for worker in workers.values())
+    lines = errors.splitlines()
+    assert lines[0] == f"the end of {tmp_path / 'the log' / 'worker_1.log'}:"
+    assert "  model_weights is empty: random initialisation" in lines
+    assert lines[-1].startswith("error: the training has ended early: process 1 was killed by SIGKILL")
+    latest = RunFolder(tmp_path / "the run").latest()
+    assert lines[-1].endswith(f"; the last checkpoint is {latest.path}; --resume True resumes the run")
+
+    # Resumed from one of its first checkpoints, to have steps to compare.
+    losses = losses_of(tmp_path)
+    for checkpoint in RunFolder(tmp_path / "the run").checkpoints():
+        if (checkpoint.epoch, checkpoint.step) > (2, 2):
+            checkpoint.path.unlink()
+    result = run_script(script, *words, "--resume", "True", "--epoch_size", 5, **variables)
+    assert result.returncode == 0, result.stdout
+    assert "Midas_0-2_2.ckpt, after epoch 2 step 2" in result.stdout
+    assert losses_of(tmp_path) == losses[:10]
+
+
+def losses_of(folder):
+    with open(folder / "the run" / "loss.csv", newline="") as file:
+        return [(row["epoch"], row["step"], row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_small_shared_memory_is_named(train_data, two, tmp_path):
+    """With the 64 MiB that a container has by default, and batches of 60 MiB."""
+    small = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "sh", "-c", small, "sh", "true"]).returncode:
+        pytest.skip("nothing can be mounted here, which takes root and unshare")
+    within = tmp_path / "within.sh"
+    within.write_text(f"exec unshare -m sh -c '{small}' sh bash \"$@\"\n")
+    script, words, variables = two("run_distribute_train.sh", "2", "", "--train_data_dir", train_data)
+    words += ["--img_width", 1024, "--img_height", 1024, "--batch_size", 5, "--num_parallel_workers", 2]
+    result = run_script(within, script, *words, **variables)
+    assert result.returncode == 1
+    assert any("died of SIGBUS: shared memory is full (/dev/shm holds 64 MiB); " in log for log in logs_of(tmp_path))
+    assert result.stderr.splitlines()[-1].endswith("; there is no checkpoint yet")
 
 
 def test_two_processes_with_other_data_do_not_begin(train_data, two, tmp_path):
     script, words, variables = two("run_distribute_train.sh", "2", "", "--train_data_dir", train_data)
     result = run_script(script, *words, LACKS=1, **variables)
-    assert result.returncode != 0
+    assert result.returncode == 1
     said = "error: list of training images: expected the same in all processes, found another in 1 than in 0"
     for log in logs_of(tmp_path):
         assert said in log.splitlines()
     assert result.stderr.splitlines()[-1].endswith("; there is no checkpoint yet")
-    assert not (tmp_path / "run" / "loss.csv").exists()
+    assert not (tmp_path / "the run" / "loss.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "variables", "message"),
+    [
+        ("two", "", "RANK_SIZE: expected a number from 1, found two"),
+        ("0", "", "RANK_SIZE: expected a number from 1, found 0"),
+        ("4", "NODE_NUM=2", "NODE_NUM 2: expected NODE_RANK and MASTER_ADDR to be set, too"),
+        ("4", "NODE_NUM=2 NODE_RANK=2 MASTER_ADDR=x", "NODE_RANK: expected a number below NODE_NUM, 2, found 2"),
+        ("3", "NODE_NUM=2 NODE_RANK=0 MASTER_ADDR=x", "RANK_SIZE: expected a multiple of NODE_NUM, 2, found 3"),
+        ("2", "MASTER_ADDR=no.such.invalid", "MASTER_ADDR: expected a known host or an IPv4 address, found no.such"),
+        ("2", "MASTER_ADDR=192.0.2.1", "MASTER_ADDR: expected an address of this machine (NODE_RANK 0), found 192."),
+        ("2", "MASTER_PORT=65536", "MASTER_PORT: expected a free port, found 65536"),
+    ],
+)
+def test_wrong_numbers_of_processes_and_machines(two, size, variables, message):
+    script, words, environment = two("run_distribute_train.sh", size, "")
+    changed = dict(word.split("=") for word in variables.split())
+    result = run_script(script, *words, **{**environment, **changed})
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {message}")
 
 
 def test_taken_port_is_named_at_once(train_data, two):
@@ -282,29 +462,60 @@ def test_taken_port_is_named_at_once(train_data, two):
     assert f"MASTER_PORT: expected a free port, found {port}" in result.stderr
 
 
-def test_wrong_setting_ends_the_script_before_it_starts_processes(train_data, two, tmp_path):
-    script, words, variables = two("run_distribute_train.sh", "2", "", "--epoch_szie", 3)
+@pytest.mark.parametrize(
+    ("checkpoint", "word", "message"),
+    [
+        ("", "--epoch_szie=3", "command line: unknown key 'epoch_szie'; did you mean epoch_size?"),
+        (
+            "gone.ckpt",
+            "--seed=1",
+            "model_weights: expected a checkpoint file or a run folder, found none at /gone.ckpt; ",
+        ),
+        ("", "--resume=True", "resume: expected Midas_*.ckpt in "),
+        ("", "--train_data_dir=gone", "train_data_dir: "),
+    ],
+)
+def test_wrong_setting_ends_the_script_before_it_starts_processes(
+    train_data, two, tmp_path, checkpoint, word, message
+):  # fmt: skip
+    script, words, variables = two("run_distribute_train.sh", "2", checkpoint, "--train_data_dir", train_data, word)
     result = run_script(script, *words, **variables)
     assert result.returncode == 2
-    assert result.stderr == "error: command line: unknown key 'epoch_szie'; did you mean epoch_size?\n"
-    assert not (tmp_path / "log").exists()
+    assert result.stderr.startswith(f"error: {message}")
+    assert not (tmp_path / "the log").exists()
 
 
 def test_request_that_comes_before_the_processes_are_there(train_data, two, tmp_path):
     script, words, variables = two("run_distribute_train.sh", "2", "", "--epoch_size", 5000)
-    words += ["--train_data_dir", train_data]
-    environment = {key: str(value) for key, value in {**os.environ, **variables}.items()}
-    with subprocess.Popen(
-        ["bash", str(script), *map(str, words)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    ) as process:  # fmt: skip
-        assert process.stdout.readline().startswith("starting 2 processes")
-        time.sleep(0.3)  # the trap is set right after that line
+    with start_script(script, *words, "--train_data_dir", train_data, **variables) as process:
+        assert process.stdout.readline().startswith("started processes 0 to 1 of 2; logs: ")
         process.terminate()
         _, errors = process.communicate(timeout=100)
-    assert process.returncode not in (0, None)
+    assert process.returncode == 143
     assert errors.splitlines()[-1].endswith("; there is no checkpoint yet")
-    assert not (tmp_path / "run" / "loss.csv").exists()
+    assert not (tmp_path / "the run" / "loss.csv").exists()
+
+
+def test_killed_launcher_takes_its_processes_along(train_data, two, tmp_path):
+    script, words, variables = two("run_distribute_train.sh", "2", "", "--epoch_size", 5000)
+    with start_script(script, *words, "--train_data_dir", train_data, **variables) as process:
+        process.stdout.readline()
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 3
+        process.kill()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("script", ["run_standalone_train.sh", "run_train_gpu.sh"])
+def test_missing_checkpoint_for_one_device(train_data, two, script):
+    numbers = ["0"] if script == "run_standalone_train.sh" else ["1", "0"]
+    script, words, variables = two(script, *numbers, "gone.ckpt", "--train_data_dir", train_data)
+    result = run_script(script, *words, **variables)
+    assert result.returncode == 2
+    assert result.stderr.startswith(
+        "error: model_weights: expected a checkpoint file or a run folder, found none at /gone"
+    )
 
 
 def test_processes_without_a_launcher(repo, train_data):

@@ -3,6 +3,7 @@
 mindspore is imported inside the functions: what the environment must say has to be said before its first import.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,9 @@ from src.common.errors import MidasError, UsageError
 
 ONEDNN_ISA = "ONEDNN_MAX_CPU_ISA"
 MOST_WORKERS = 8
+LOG_LEVEL, LOG_LEVEL_OF_PARTS = "GLOG_v", "MS_SUBMODULE_LOG_v"
+# Parts of MindSpore whose warnings say that all is well, or that a connection is tried again; their errors are shown.
+_NOISY_PARTS = "{DISTRIBUTED:3,DEVICE:3,ME:3,PIPELINE:3}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,23 @@ def guard_cpu_convolution(device_target: str) -> None:
         )
 
 
+def quiet_start() -> None:
+    """Leaves out warnings of MindSpore that nobody can act on; its errors, and other warnings, are shown.
+
+    They are those of processes that look for each other (some 30 lines each), of compiled graphs that are kept, and of
+    what MindSpore itself uses though it is deprecated. Must be called before the first import of mindspore. Does
+    nothing where the user has set ``GLOG_v`` or ``MS_SUBMODULE_LOG_v``.
+    """
+    if LOG_LEVEL in os.environ or LOG_LEVEL_OF_PARTS in os.environ:
+        return
+    os.environ[LOG_LEVEL_OF_PARTS] = _NOISY_PARTS
+    logging.getLogger(f"ME.mindspore.log.{os.getpid()}").addFilter(_is_not_for_developers)
+
+
+def _is_not_for_developers(record: logging.LogRecord) -> bool:
+    return "deprecated" not in record.getMessage()
+
+
 def setup_device(
     device_target: str,
     device_id: int,
@@ -93,6 +114,7 @@ def setup_device(
     if find_spec("mindspore") is None:
         raise UsageError("expected the package mindspore, found none; pip install -r requirements.txt")
     guard_cpu_convolution(device_target)
+    quiet_start()
     import mindspore as ms
 
     if device_target == "auto":
@@ -129,6 +151,7 @@ def setup_device(
         # ends after them.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+    _say_what_is_awaited()
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:
@@ -136,8 +159,26 @@ def setup_device(
         hint = "" if "MS_ROLE" in os.environ else "; start the script with scripts/run_distribute_train.sh or msrun"
         raise MidasError(f"run_distribute: expected a group of processes, found none to join: {reason}{hint}") from None
     rank, world = communication.get_rank(), communication.get_group_size()
+    # It is to be removed one day, but what is to follow it (AutoParallel) knows no data parallelism yet.
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world)
     return Device(device_target, ms.get_context("device_id"), rank, world)
+
+
+def _say_what_is_awaited() -> None:
+    """Prints whom the first worker of this machine waits for: with a wrong address that takes minutes."""
+    here = os.environ
+    if here.get("MS_ROLE") != "MS_WORKER" or not {"MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT"} <= {*here}:
+        return
+    number = here.get("MS_NODE_ID", "")
+    if number.isdecimal() and int(number) % _processes_here() == 0:
+        where = f"{here['MS_SCHED_HOST']}:{here['MS_SCHED_PORT']}"
+        print(f"rank {number}: joins {here['MS_WORKER_NUM']} processes at {where}", file=sys.stderr, flush=True)
+
+
+def _processes_here() -> int:
+    """How many processes of this run are on this machine: as the launcher says, or else ``msrun``."""
+    said = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("MS_WORKER_NUM") or ""
+    return max(1, int(said)) if said.isdecimal() else 1
 
 
 def _set_precision_of_ascend(op_precision: Optional[str], allow_hf32: bool) -> None:
@@ -160,8 +201,7 @@ def worker_count(setting: Union[int, str]) -> int:
     """
     if setting != "auto":
         return int(setting)
-    processes = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("MS_WORKER_NUM") or "1"
-    share = _usable_cores() // max(1, int(processes) if processes.isdecimal() else 1)
+    share = _usable_cores() // _processes_here()
     return max(1, min(share, MOST_WORKERS))
 
 
@@ -173,6 +213,5 @@ def _usable_cores() -> int:
 
 def keep_compiled_graphs(folder: Path) -> None:
     """Makes MindSpore keep its compiled graphs in a folder, and take them from there."""
-    import mindspore as ms
-
-    ms.set_context(enable_compile_cache=True, compile_cache_path=str(folder))
+    os.environ["MS_COMPILER_CACHE_ENABLE"] = "1"
+    os.environ["MS_COMPILER_CACHE_PATH"] = str(folder)

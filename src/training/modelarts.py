@@ -47,7 +47,7 @@ def copy_data_in(data_url: str, folder: PathLike) -> None:
         UsageError: There is no ``data_url``, the folder holds other data, or there is no moxing.
         MidasError: They cannot be copied.
     """
-    folder = Path(folder)
+    folder, data_url = Path(folder), data_url.rstrip("/")
     with _one_at_a_time(folder):
         marker = folder / MARKER
         if marker.is_file():
@@ -175,17 +175,21 @@ class RunMirror:
         _attempt(self._copy_changes, f"train_url {self.train_url}: the run folder could not be copied there")
 
     def _copy_changes(self) -> None:
-        """Copies checkpoints, then the other files; removes checkpoints that are gone here, if a newer one is there."""
-        checkpoints = list_checkpoints(self.folder)
+        """Copies what has changed, and removes checkpoints that are gone here if the newest one is there.
+
+        Raises:
+            Exception: The first of moxing's. What could be copied is there all the same.
+        """
+        checkpoints, failure = list_checkpoints(self.folder), None
         names = {checkpoint.path.name for checkpoint in checkpoints}
         for path in self._files():
             name = path.relative_to(self.folder).as_posix()
             try:
                 self._send(path, name)
-            except Exception:
-                if path.exists():
-                    raise
-                continue  # it was too old, and has been deleted in the meantime
+            except Exception as error:
+                if path.exists():  # else it was too old, and has been deleted in the meantime
+                    failure = failure or error
+                continue
             if name in names:
                 self._checkpoints_there.add(name)
         if checkpoints and checkpoints[-1].path.name in self._checkpoints_there:
@@ -193,15 +197,21 @@ class RunMirror:
                 self._storage.remove(_join(self.train_url, name))
                 self._checkpoints_there.remove(name)
                 self._sent.pop(name, None)
+        if failure:
+            raise failure
 
     def _files(self) -> list[Path]:
-        """Lists what is to be copied: no lock, and nothing that is being written (its name starts with a dot)."""
+        """Lists what is to be copied: no lock, and nothing that is being written (its name starts with a dot).
+
+        Checkpoints come last: one that is there finds its settings and losses. (A run that is resumed drops losses that
+        are ahead of its checkpoint.)
+        """
         paths = [
             path
             for path in self.folder.rglob("*")
             if path.name != LOCK_FILE and not path.name.startswith(".") and path.is_file()
         ]
-        return sorted(paths, key=lambda path: (path.suffix != ".ckpt", path))
+        return sorted(paths, key=lambda path: (path.suffix == ".ckpt", path))
 
     def _send(self, path: Path, name: str) -> None:
         before = path.stat()

@@ -50,7 +50,7 @@ def settle_precision(level: str, dtype: str, scaling: str, target: str) -> Preci
         target: ``Ascend``, ``GPU`` or ``CPU``.
 
     Raises:
-        UsageError: If the device has no such type.
+        UsageError: If MindSpore has no such type on the device, or for a part of the network.
     """
     if level == "by_device":
         level = "O0" if target == "CPU" else "O2"
@@ -58,6 +58,10 @@ def settle_precision(level: str, dtype: str, scaling: str, target: str) -> Preci
         return Precision(level, "float32", "off")
     if dtype == "bfloat16" and target != "Ascend":
         raise UsageError(f"amp_dtype: expected float16 on {target}, found bfloat16, which only Ascend has")
+    if dtype == "bfloat16" and level == "O3":
+        raise UsageError(
+            "amp_level: expected O1, O2 or auto with bfloat16, found O3, whose batch normalisation MindSpore has not"
+        )
     return Precision(level, dtype, scaling if dtype == "float16" else "off")
 
 
@@ -87,8 +91,8 @@ def apply_precision(net: MidasNet, precision: Precision) -> None:
       normalisation or resize.
 
     Resizes (some devices have none with aligned corners in half precision) and the last ReLU, whose result is the
-    network's, are float32 at every level. (``amp.auto_mixed_precision`` makes another network of O1 to O3, whose resizes
-    are half precision and, at O3, its statistics too; only its ``auto`` is taken.)
+    network's, are float32 at every level. (For O1 to O3, ``amp.auto_mixed_precision`` makes another network, with
+    resizes and, at O3, statistics in half precision: only its ``auto`` is taken.)
 
     Args:
         net: Its batch normalisation must be the one that it is to have, see ``synchronise_normalisation``.
