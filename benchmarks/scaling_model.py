@@ -104,7 +104,7 @@ class Cluster:
         inside: From a device to its neighbour in the ring of a node.
         between: A network card.
         cards: Network cards of a node.
-        rates: How fast a device computes: what kind of figure -> FLOP/s that training reaches. The first is for tables.
+        rates: What kind of figure -> FLOP/s that a device reaches in training.
         devices_per_node: Devices of a node.
         overhead: To start a collective operation, s.
     """
@@ -116,11 +116,6 @@ class Cluster:
     rates: dict[str, float]
     devices_per_node: int = 8
     overhead: float = 8.4e-6
-
-    @property
-    def rate(self) -> float:
-        """FLOP/s of a device."""
-        return next(iter(self.rates.values()))
 
     def nodes(self, devices: int) -> int:
         """Returns how many nodes so many devices take."""
@@ -166,7 +161,7 @@ CLUSTERS = {
 def ring(size: float, devices: int, cluster: Cluster) -> float:
     """Returns the seconds of an all-reduce of ``size`` bytes in one ring through all devices.
 
-    2 (n - 1) hops of size / n bytes each. Where the ring goes through several nodes, a network card is its slowest link.
+    2 (n - 1) hops of size / n bytes each. Of several nodes, a network card is the slowest link.
     """
     nodes = cluster.nodes(devices)
     hops, hops_between = 2 * (devices - 1), 2 * (nodes - 1)
@@ -177,8 +172,8 @@ def ring(size: float, devices: int, cluster: Cluster) -> float:
 def tree(size: float, devices: int, cluster: Cluster) -> float:
     """Returns the seconds of an all-reduce in pipelined trees: a chain in a node, a binary tree of the nodes.
 
-    The data go up and down, and two trees, of which each takes half of the data, use every link in both directions: twice
-    the size in all. The first chunk has to make its way through the whole depth.
+    The data go up and down, in two trees that share them and use every link in both directions: twice the size in all.
+    The first chunk has to make its way through the whole depth.
     """
     nodes = cluster.nodes(devices)
     chunk = min(size, CHUNK_BYTES)
@@ -190,8 +185,8 @@ def tree(size: float, devices: int, cluster: Cluster) -> float:
 def hierarchical(size: float, devices: int, cluster: Cluster) -> float:
     """Returns the seconds of an all-reduce in three stages.
 
-    Reduce-scatter in the ring of each node; each device all-reduces its share with its counterparts in the other nodes, all
-    network cards at once, by halving and doubling; all-gather in the ring of each node.
+    Reduce-scatter in the ring of each node; each device all-reduces its share with its counterparts in the other nodes,
+    all network cards at once, by halving and doubling; all-gather in the ring of each node.
     """
     nodes = cluster.nodes(devices)
     local = min(devices, cluster.devices_per_node)
@@ -212,11 +207,15 @@ def _slowest(cluster: Cluster, nodes: int) -> float:
 
 
 ALGORITHMS = {"ring": ring, "tree": tree, "hierarchical": hierarchical}
+BEST = "best"
 
 
-def all_reduce(size: float, devices: int, cluster: Cluster, algorithm: str) -> float:
-    """Returns the seconds of an all-reduce of ``size`` bytes; 0 for one device."""
-    return 0.0 if devices == 1 else ALGORITHMS[algorithm](size, devices, cluster)
+def all_reduce(size: float, devices: int, cluster: Cluster, algorithm: str = BEST) -> float:
+    """Returns the seconds of an all-reduce of ``size`` bytes, 0 for one device; ``best`` takes the fastest way."""
+    if devices == 1:
+        return 0.0
+    chosen = ALGORITHMS.values() if algorithm == BEST else [ALGORITHMS[algorithm]]
+    return min(seconds(size, devices, cluster) for seconds in chosen)
 
 
 # ------------------------------------------------- a step -------------------------------------------------
@@ -227,17 +226,19 @@ class Work:
     """How a step is done.
 
     Attributes:
-        batch: Images a device and part; may be a fraction, for limits.
+        rate: FLOP/s of a device.
+        batch: Images a device and part.
         accumulate: Parts whose gradients are added up before the reduction.
         reductions: In how many pieces the gradients are reduced, each as soon as it is complete; 1 reduces all of them
             after the backward pass.
-        algorithm: Of ``ALGORITHMS``.
+        algorithm: Of ``ALGORITHMS``, or ``best``.
     """
 
+    rate: float
     batch: float = 8
     accumulate: int = 1
     reductions: int = 1
-    algorithm: str = "hierarchical"
+    algorithm: str = BEST
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,7 @@ def pieces(layers: Sequence[Layer], count: int) -> list[tuple[float, float]]:
 
 def step(layers: Sequence[Layer], devices: int, cluster: Cluster, work: Work) -> Step:
     """Models a step. Reducing takes nothing from computing; the update of the weights is left out."""
-    pass_s = work.batch * sum(layer.flop for layer in layers) / cluster.rate
+    pass_s = work.batch * sum(layer.flop for layer in layers) / work.rate
     compute, backward = work.accumulate * (FORWARD + BACKWARD) * pass_s, BACKWARD * pass_s
     free = spent = 0.0  # when the links are free, from the start of the last backward pass; how long they are in use
     for size, share in pieces(layers, work.reductions):
@@ -314,6 +315,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share < 0.995 or share == 1 else f"{100 * share:.1f} %"
 
 
+def _rate(images: float) -> str:
+    return f"{images:,.0f}"
+
+
 def print_network(layers: Sequence[Layer]) -> None:
     """Prints where gradients and work of the backward pass are."""
     parameters, flop = sum(layer.parameters for layer in layers), sum(layer.flop for layer in layers)
@@ -331,13 +336,14 @@ def print_network(layers: Sequence[Layer]) -> None:
     print_table("Gradients along the backward pass", head, rows)
 
 
-def print_cluster(layers: Sequence[Layer], name: str, cluster: Cluster, work: Work, global_batch: int) -> None:
-    """Prints the tables of a cluster."""
+def print_cluster(layers: Sequence[Layer], name: str, cluster: Cluster, options: argparse.Namespace) -> None:
+    """Prints the tables of a cluster, by the options of the command line."""
     size = sum(layer.parameters for layer in layers) * GRADIENT_BYTES
-    node = cluster.devices_per_node
-    several, many = replace(work, reductions=8), DEVICES[-1]
+    many = DEVICES[-1]
     print(f"\n{'=' * 100}\n{name}: {cluster.about}")
-    print(f"{100 * LINE_SHARE:.0f} % of these bandwidths; a hop {cluster.inside.latency * 1e6:.1f} us in a node, ", end="")
+    print(
+        f"{100 * LINE_SHARE:.0f} % of these bandwidths; a hop {cluster.inside.latency * 1e6:.1f} us in a node, ", end=""
+    )
     print(f"{cluster.between.latency * 1e6:.1f} us between nodes; {cluster.overhead * 1e6:.1f} us to start a reduction")
     print_table(
         f"{name}: an all-reduce of {size / 1e6:.0f} MB, ms",
@@ -345,49 +351,48 @@ def print_cluster(layers: Sequence[Layer], name: str, cluster: Cluster, work: Wo
         ((n, *(_ms(all_reduce(size, n, cluster, algorithm)) for algorithm in ALGORITHMS)) for n in DEVICES),
     )
     for kind, rate in cluster.rates.items():
-        at_rate = replace(cluster, rates={kind: rate})
+        title = f"{name}, {rate / 1e12:.1f} TFLOP/s a device ({kind})"
+        work = Work(rate, options.batch, options.accumulate, algorithm=options.algorithm)
+        several = replace(work, reductions=options.reductions)
+        overlapped = f"{options.reductions} reductions that overlap"
+
         rows = []
         for n in DEVICES:
-            flat = step(layers, n, at_rate, replace(work, algorithm="ring"))
-            one, split = step(layers, n, at_rate, work), step(layers, n, at_rate, several)
+            ways = replace(work, algorithm="ring"), work, several
+            in_ring, one, split = (step(layers, n, cluster, way) for way in ways)
             images = n * work.batch * work.accumulate
-            rows.append((n, f"{images:g}", _ms(one.total), *(_percent(s.efficiency) for s in (flat, one, split)),
-                         f"{images / split.total:.0f}"))  # fmt: skip
-        print_table(
-            f"{name}, {rate / 1e12:.1f} TFLOP/s a device ({kind}), batch {work.batch:g} x accumulate {work.accumulate} a "
-            f"device: computing takes {_ms(step(layers, 1, at_rate, work).compute)} ms a step",
-            ("devices", "global batch", f"step, {work.algorithm}, ms", "efficiency, ring", work.algorithm,
-             f"{work.algorithm}, 8 reductions that overlap", "images/s of these"),
-            rows,
-        )  # fmt: skip
+            efficiencies = (_percent(found.efficiency) for found in (in_ring, one, split))
+            rows.append((n, images, _ms(one.total), *efficiencies, _rate(images / split.total)))
+        head = ("devices", "global batch", "step, ms", "efficiency in a ring", "efficiency", f"with {overlapped}")
+        compute = _ms(step(layers, 1, cluster, work).compute)
+        about = f"batch {work.batch} x accumulate {work.accumulate} a device, which computes for {compute} ms a step"
+        print_table(f"{title}: {about}", (*head, "images/s with these"), rows)
+
         rows = []
-        for n in (node, many):
-            for label, changed in (
-                ("as above", work),
-                ("8 reductions that overlap", several),
+        for n in (cluster.devices_per_node, many):
+            for label, way in (
+                ("nothing", work),
+                (overlapped, several),
                 ("accumulate x 4", replace(work, accumulate=4 * work.accumulate)),
                 ("batch x 2", replace(work, batch=2 * work.batch)),
                 ("batch x 2, accumulate x 4", replace(work, batch=2 * work.batch, accumulate=4 * work.accumulate)),
             ):
-                found = step(layers, n, at_rate, changed)
-                images = n * changed.batch * changed.accumulate
-                row = (n, label, f"{images:g}", _ms(found.total - found.compute), _percent(found.efficiency))
-                rows.append((*row, f"{images / found.total:.0f}"))
+                found, images = step(layers, n, cluster, way), n * way.batch * way.accumulate
+                row = (n, label, images, _ms(found.total - found.compute), _percent(found.efficiency))
+                rows.append((*row, _rate(images / found.total)))
         head = ("devices", "what is done", "global batch", "not hidden, ms", "efficiency", "images/s")
-        print_table(f"{name}, {rate / 1e12:.1f} TFLOP/s: what helps", head, rows)
-        needs = ", ".join(
-            f"{batch_for(GOOD_EFFICIENCY, layers, n, at_rate, work)} on {n}" for n in (node, 8 * node, many)
-        )
+        print_table(f"{title}: what helps", head, rows)
+        needs = ", ".join(f"{batch_for(GOOD_EFFICIENCY, layers, n, cluster, work)} on {n}" for n in (8, 64, many))
         print(f"\nimages a device and step for {_percent(GOOD_EFFICIENCY)} without overlap: {needs}")
+
         rows = []
-        for n in (n for n in DEVICES if n <= global_batch):
-            shared = replace(several, batch=global_batch / n, accumulate=1)
-            found = step(layers, n, at_rate, shared)
-            row = (n, f"{shared.batch:g}", _ms(found.compute), _ms(found.reduce), _ms(found.total))
-            rows.append((*row, _percent(found.efficiency), f"{global_batch / found.total:.0f}"))
+        for n in (n for n in DEVICES if n <= options.global_batch):
+            found = step(layers, n, cluster, replace(several, batch=options.global_batch / n, accumulate=1))
+            times = map(_ms, (found.compute, found.reduce, found.total))
+            rate_of_all = _rate(options.global_batch / found.total)
+            rows.append((n, f"{options.global_batch / n:g}", *times, _percent(found.efficiency), rate_of_all))
         head = ("devices", "batch a device", "computing, ms", "reducing, ms", "step, ms", "efficiency", "images/s")
-        title = f"{name}, {rate / 1e12:.1f} TFLOP/s: a global batch of {global_batch}, whatever the devices, with overlap"
-        print_table(title, head, rows)
+        print_table(f"{title}: a global batch of {options.global_batch} on any number, {overlapped}", head, rows)
 
 
 def print_loading(layers: Sequence[Layer], clusters: dict[str, Cluster], worker_rate: float) -> None:
@@ -415,10 +420,13 @@ def _run() -> None:
     parser.add_argument("--cluster", choices=CLUSTERS, action="append", help="may be repeated (default: all)")
     parser.add_argument("--batch", type=int, default=8, help="batch_size: images a device and part (default: 8)")
     parser.add_argument("--accumulate", type=int, default=1, help="accumulate_steps (default: 1)")
-    parser.add_argument("--algorithm", choices=ALGORITHMS, default="hierarchical", help="(default: hierarchical)")
+    parser.add_argument("--reductions", type=int, default=8, help="where they overlap (default: 8)")
+    parser.add_argument("--algorithm", choices=(*ALGORITHMS, BEST), default=BEST, help="(default: the fastest)")
     parser.add_argument("--global_batch", type=int, default=256, help="of the table where it is fixed (default: 256)")
     parser.add_argument("--side", type=int, default=384, help="of the images, pixels (default: 384)")
-    parser.add_argument("--worker_rate", type=float, default=113, help="images/s of a loader (default: 113, see README)")
+    parser.add_argument(
+        "--worker_rate", type=float, default=113, help="images/s of a loader (default: 113, see README)"
+    )
     parser.add_argument("--measure", action="store_true", help="time reductions here and compare")
     parser.add_argument("--train", action="store_true", help="with --measure: training steps of 1 and 2 processes, too")
     parser.add_argument("--largest", type=int, default=2**26, help="of --measure: bytes (default: 64 MiB)")
@@ -430,10 +438,9 @@ def _run() -> None:
         check_model(layers, options.largest, options.train)
         return
     clusters = {name: CLUSTERS[name] for name in options.cluster or CLUSTERS}
-    work = Work(options.batch, options.accumulate, algorithm=options.algorithm)
     print_network(layers)
     for name, cluster in clusters.items():
-        print_cluster(layers, name, cluster, work, options.global_batch)
+        print_cluster(layers, name, cluster, options)
     print_loading(layers, clusters, options.worker_rate)
 
 
