@@ -32,21 +32,25 @@ def _time(run: Callable[[], object]) -> float:
     return result if isinstance(result, Seconds) else time.perf_counter() - start
 
 
-def compare(contenders: dict[str, Callable[[], object]], rounds: int, unit: str = "s", work: float = 1.0) -> dict:
+def compare(
+    contenders: dict[str, Callable[[], object]], rounds: int, unit: str = "s", work: float = 1.0, warm_up: bool = True
+) -> dict:
     """Times every contender once a round, in turn, and prints medians and ratios to the first.
 
     Args:
-        contenders: Name -> what to time, or what returns ``Seconds``. Each is called once before the clock starts.
+        contenders: Name -> what to time, or what returns ``Seconds``.
         rounds: How often each is timed.
         unit: ``"s"`` prints seconds a call; anything else is a unit of which a call does ``work`` many.
         work: See ``unit``.
+        warm_up: Call each once before the clock starts; whole processes do not need it.
 
     Returns:
         Name -> median seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for name, run in contenders.items():
-        print(f"{name}: first call {_time(run):.2f} s", flush=True)
+    if warm_up:
+        for name, run in contenders.items():
+            print(f"{name}: first call {_time(run):.2f} s", flush=True)
     for _ in range(rounds):
         for name, run in contenders.items():
             seconds[name].append(_time(run))

@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from mindspore.nn.utils import no_init_parameters
+
+from src.midas_net import MidasNet
 
 
 @pytest.mark.parametrize(
@@ -13,11 +17,97 @@ import pytest
         (["bench_network.py", "--help"], "{forward,train}"),  # the full network takes too long here, and below
         (["bench_infer.py", "--help"], "--runner_model"),
         (["bench_cold.py", "--help"], "--photo"),
+        (["scaling_model.py"], "105.4 M parameters, gradients 421 MB, 206.9 GFLOP forward, 621 GFLOP a training image"),
+        (["scaling_model.py", "--measure", "--largest", "65536"], "MindSpore fuses nothing here"),
     ],
 )
 def test_benchmark(repo, words, expected):
-    result = subprocess.run(
-        [sys.executable, repo / "benchmarks" / words[0], *words[1:]], capture_output=True, text=True, timeout=200
-    )
+    result = run(repo, *words)
     assert result.returncode == 0, result.stderr
     assert expected in result.stdout
+
+
+def run(repo, name, *words):
+    command = [sys.executable, repo / "benchmarks" / name, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
+
+
+def test_training_of_two_checkouts(repo):
+    result = run(repo, "bench_train.py", repo, "--tiny", "--rounds", "1", "--steps", "2", "--loading_steps", "2")
+    assert result.returncode == 0, result.stderr
+    for name in ("the other checkout", "this checkout"):
+        lines = [line for line in result.stdout.splitlines() if line.startswith(name)]
+        # step, first step, images/s with one worker and with two
+        assert len([line for line in lines if "time / first: " in line]) == 4, result.stdout
+        assert len([line for line in lines if "images/s" in line]) == 2
+
+
+def test_training_of_something_else(repo, tmp_path):
+    result = run(repo, "bench_train.py", tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == f"error: {tmp_path}: expected a checkout of this project, found no midas_train.py in it\n"
+
+
+@pytest.fixture
+def model(repo, monkeypatch):
+    monkeypatch.syspath_prepend(repo / "benchmarks")
+    import scaling_model
+
+    return scaling_model
+
+
+def test_modelled_network_has_the_parameters_of_the_real_one(model):
+    with no_init_parameters():
+        parameters = MidasNet().trainable_params()
+    assert sum(layer.parameters for layer in model.network_layers()) == sum(p.size for p in parameters)
+
+
+def ring_step_by_step(size, devices, latency, bandwidth):
+    """Every device passes a chunk on to the next, 2 (n - 1) times, and waits for that of the one before."""
+    clocks = np.zeros(devices)
+    for _ in range(2 * (devices - 1)):
+        sent = clocks + latency + size / devices / bandwidth
+        clocks = np.maximum(sent, np.roll(sent, 1))
+    return clocks.max()
+
+
+@pytest.mark.parametrize("devices", [2, 3, 8])
+def test_ring(model, devices):
+    link = model.Link(5e-6, 10e9)
+    cluster = model.Cluster("", link, link, 1, {}, devices_per_node=8, overhead=1e-6)
+    for size in (1e3, 1e8):
+        expected = 1e-6 + ring_step_by_step(size, devices, link.latency, link.bandwidth)
+        assert model.all_reduce(size, devices, cluster, "ring") == pytest.approx(expected)
+
+
+def test_no_reduction_is_faster_than_its_links(model):
+    for cluster in model.CLUSTERS.values():
+        for devices in model.DEVICES[1:]:
+            for algorithm in model.ALGORITHMS:
+                least = 2 * (devices - 1) / devices * 1e8 / cluster.inside.bandwidth
+                assert model.all_reduce(1e8, devices, cluster, algorithm) > least
+        # all cards of a node at once carry the sum over its devices, in and out
+        out = cluster.between.bandwidth * cluster.cards
+        assert model.all_reduce(1e8, 16, cluster, "hierarchical") > 1e8 / out
+
+
+def test_overlap_hides_what_it_can(model):
+    layers, cluster = model.network_layers(), model.CLUSTERS["ascend910"]
+    for batch in (0.5, 8, 64):
+        one, several = (
+            model.step(layers, 64, cluster, model.Work(76.8e12, batch, reductions=count)) for count in (1, 8)
+        )
+        assert several.compute == one.compute
+        assert max(one.compute, several.reduce) < several.total < one.total == pytest.approx(one.compute + one.reduce)
+    sizes = [size for size, _ in model.pieces(layers, 8)]
+    assert sum(sizes) == 4 * sum(layer.parameters for layer in layers)
+    assert len(sizes) == 8
+
+
+def test_fit_finds_the_links_that_made_the_times(model):
+    from check_scaling import fit
+
+    link = model.Link(2e-4, 3e8)
+    cluster = model.Cluster("", link, link, 1, {}, devices_per_node=2, overhead=0.0)
+    found = fit({size: model.all_reduce(size, 2, cluster, "ring") for size in (4096, 10**6, 10**8)}, 2)
+    assert (found.inside.latency, found.inside.bandwidth) == pytest.approx((2e-4, 3e8))
