@@ -8,19 +8,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, hand_signal
+from mindspore import amp
 from torch_midas import TorchMidas, lively, torch_loss
 
 from src.common.errors import CheckpointError, DataError
 from src.loss import create_loss
 from src.midas_net import MidasNet
 from src.training.group import Group
-from src.training.loss_log import LossLog, read_loss_csv
+from src.training.loss_log import LossLog, read_loss_csv, read_val_csv
+from src.training.precision import freeze_normalisation
 from src.training.run_folder import RunFolder
 from src.training.schedule import LearningRate, LoopSettings, Schedule
 from src.training.step import TrainStep, TwoRateAdam, read_run, restore
-from src.training.trainer import EndOfRun, Trainer
+from src.training.trainer import Clock, EndOfRun, StoppedRun, Trainer
+from src.training.validation import Judge, Score
 from src.utils.order import Position, SampleOrder
-from src.weights.checkpoint import load_into, read_weights, save_checkpoint
+from src.weights.checkpoint import load_into, read_ckpt, read_weights, save_checkpoint
 
 STEPS = 10
 COURSE = {"seed": 4, "network_ops": "midas", "layers": [1, 2]}
@@ -79,17 +82,109 @@ def test_ten_steps_equal_pytorch(clip, tmp_path):
     assert losses[0] == pytest.approx(expected[0], rel=1e-5)
 
 
+def test_parts_of_a_batch_do_what_the_batch_does(tmp_path):
+    """Gradients of 4 x 2 images, added up, against those of 8; normalisation frozen, since it is over each part."""
+    ms.set_seed(3)
+    first = MidasNet(**TINY)
+    for parameter in first.get_parameters():  # statistics under which the signal neither dies nor explodes
+        if "moving_variance" in parameter.name:
+            parameter.set_data(ms.Tensor(np.full(parameter.shape, 0.5, np.float32)))
+    start = {p.name: p.asnumpy().copy() for p in first.get_parameters()}
+    image, target, mask = (np.concatenate(arrays) for arrays in zip(*list(batches())[:2]))
+    target = target * np.linspace(0.2, 1, 8, dtype=np.float32)[:, None, None]
+    mask[:, :32] *= (np.arange(8) % 3 > 0)[:, None, None]  # parts of unequal numbers of valid pixels
+    runs = []
+    for parts in (1, 4):
+        net = MidasNet(**TINY)
+        for parameter in net.get_parameters():
+            parameter.set_data(ms.Tensor(start[parameter.name]))
+        freeze_normalisation(net)
+        rates = LearningRate.constant(1e-5), LearningRate.constant(1e-4)
+        step = TrainStep(net.set_train(True), create_loss("ssi_mse"), TwoRateAdam(net, *rates), parts=parts)
+        told = [step(*map(ms.Tensor, (image, target, mask, NOTHING))).asnumpy() for _ in range(10)]
+        runs.append((step, np.stack(told)))
+    (whole, expected), (_, found) = runs
+    assert expected[-1, 0] < 0.95 * expected[0, 0]
+    np.testing.assert_allclose(found[:, 0], expected[:, 0], rtol=1e-5)
+    np.testing.assert_array_equal(found[:, 1:], expected[:, 1:])
+    for name in whole.net.parameters_dict():
+        ours, theirs = (run[0].net.parameters_dict()[name].asnumpy() for run in runs)
+        # Adam divides by the root of tiny moments: single weights that hardly matter may go elsewhere.
+        assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs) + 1e-7, name
+        assert ("moving" in name) == np.array_equal(ours, start[name]) or "refinenet4_scratch.resConfUnit1" in name
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def scaled_step(request):
+    """A step, in one part or two, whose loss is scaled."""
+    ms.set_seed(1)
+    net = MidasNet(**TINY).set_train(True)
+    scaler = amp.DynamicLossScaler(2.0**10, 2, 3)
+    return TrainStep(net, create_loss("ssi_mse"), TwoRateAdam(net, SLOW, SLOW), 0.0, 1, scaler, request.param)
+
+
+def test_overflow_changes_nothing_but_the_scale(scaled_step):
+    """The scale is halved; it is doubled after three steps without overflow; a resumed one goes on with its count."""
+    image, target, mask = next(batches())
+    bad = image.copy()
+    bad[1, 0, 3, 5] = np.inf
+    told = []
+    for number in range(9):
+        before = {name: parameter.asnumpy().copy() for name, parameter in scaled_step.state().items()}
+        picture = bad if number in (1, 7) else image
+        told.append(scaled_step(*map(ms.Tensor, (picture, target, mask, NOTHING))).asnumpy())
+        if number in (1, 7):
+            for name, parameter in scaled_step.state().items():  # statistics of normalisation, too
+                assert "loss_scale" in name or np.array_equal(before[name], parameter.asnumpy()), name
+        if number == 3:  # in the middle of a window
+            scale, counter = (scaled_step.state()[name] for name in ("loss_scale", "loss_scale_counter"))
+            assert (scale.asnumpy(), counter.asnumpy()) == (2.0**9, 2)
+            scale.set_data(ms.Tensor(3.0, ms.float32)), counter.set_data(ms.Tensor(0, ms.int32))
+            for parameter, value in ((scale, np.float32(2.0**9)), (counter, np.int32(2))):
+                parameter.set_data(ms.Tensor(value))
+    assert [row[1] for row in told] == [1, 0, 1, 1, 1, 1, 1, 0, 1]
+    assert [row[3] for row in told] == [2.0**n for n in (10, 10, 9, 9, 9, 10, 10, 10, 9)]
+
+
+def test_scaling_changes_no_update(scaled_step):
+    """Powers of two: the same to the last digit, but for what float32 rounds to 0."""
+    image, target, mask = next(batches())
+    plain = make_step()
+    for name, parameter in plain.state().items():
+        parameter.set_data(ms.Tensor(scaled_step.state()[name].asnumpy()))
+    if scaled_step.parts > 1:
+        pytest.skip("parts are normalised apart")
+    outputs = [step(*map(ms.Tensor, (image, target, mask, NOTHING))).asnumpy() for step in (plain, scaled_step)]
+    assert outputs[0][0] == outputs[1][0]
+    for name, parameter in plain.state().items():
+        np.testing.assert_allclose(parameter.asnumpy(), scaled_step.state()[name].asnumpy(), rtol=1e-5, atol=1e-7)
+
+
 def test_learning_rates_by_hand():
     rate = LearningRate(start=1.0, end=0.2, power=0.5, steps=4)  # (1 - 0.2) * sqrt(1 - i / 4) + 0.2
     expected = [1.0, 0.8 * 0.75**0.5 + 0.2, 0.8 * 0.5**0.5 + 0.2, 0.8 * 0.5 + 0.2, 0.2, 0.2]
     assert [rate.at(update) for update in range(6)] == pytest.approx(expected, rel=1e-12)
     assert [LearningRate.constant(0.3).at(update) for update in (0, 1, 1000)] == [0.3] * 3
+    late = LearningRate(start=1.0, end=0.2, power=0.5, steps=4, offset=1, frozen=2)
+    assert [late.at(update) for update in range(4)] == pytest.approx([0, 0, expected[3], 0.2], rel=1e-12)
+
+
+def test_schedule_of_a_run_that_goes_on_with_other_steps():
+    """10 of 40 updates are done, a quarter of the fall; then steps of half the images: 60 more."""
+    then = Schedule(steps=40, offset=0.0, frozen=4, images_per_step=8, updates=10)
+    now = then.resumed(steps=70, frozen=10, images_per_step=4)
+    rates = [schedule.rate(1.0, 0.0, 1.0, is_encoder=True) for schedule in (then, now)]
+    assert [rate.at(10) for rate in rates] == pytest.approx([0.75, 0.75], rel=1e-12)
+    assert (rates[1].at(10) - rates[1].at(11)) * 70 == pytest.approx(1, rel=1e-9)
+    # With the same images, a step that was skipped has not moved the schedule, nor does resuming.
+    skipped = Schedule(steps=40, offset=0.0, frozen=4, images_per_step=8, updates=9)
+    assert skipped.resumed(steps=40, frozen=3, images_per_step=8) == skipped
 
 
 def test_optimizer_finds_the_rates_by_its_own_count():
     """A gradient of 1 on every weight moves it by the learning rate in Adam's first update, and in the next ones."""
     net = MidasNet(**TINY)
-    rates = LearningRate(1e-3, 1e-5, 0.5, 3), LearningRate.constant(1e-2)
+    rates = LearningRate(1e-3, 1e-5, 0.5, 4, offset=1.0, frozen=1), LearningRate.constant(1e-2)
     optimizer = TwoRateAdam(net, *rates)
     parameters = net.trainable_params()
     ones = tuple(ms.ops.ones_like(parameter) for parameter in parameters)
@@ -325,6 +420,113 @@ def test_full_disk_names_the_checkpoint_that_is_there(tmp_path, monkeypatch):
         f"{tmp_path}/Midas_0-2_5.ckpt: cannot be written: No space left on device; "
         f"the last checkpoint is {tmp_path}/Midas_0-1_5.ckpt; --resume True resumes the run"
     )
+
+
+def test_skipped_steps_are_logged_and_counted(tmp_path, capsys):
+    make_trainer(tmp_path, FakeStep(3, 4, scaler="dynamic", scale=512.0)).run(FakeDataset(15), Position())
+    rows = list(read_loss_csv(tmp_path / "loss.csv"))
+    assert [row.updated for row in rows] == [int(number not in (3, 4)) for number in range(1, 16)]
+    # The rates count updates.
+    assert [row.backbone_lr for row in rows] == [15, 14, 13, 13, 13, *range(12, 2, -1)]
+    assert {row.loss_scale for row in rows} == {512}
+    assert "; 2 steps skipped so far, as gradients overflowed; loss scale 512\n" in capsys.readouterr().out
+    (_, newest) = sorted(tmp_path.glob("*.ckpt"))
+    assert read_run(newest).schedule.updates == 13
+
+
+@pytest.mark.parametrize(
+    ("scaler", "scale", "ends_at"), [("dynamic", 1.0, 20), ("static", 512.0, 20), ("dynamic", 2.0, 0)]
+)
+def test_scale_that_cures_nothing_ends_the_run(tmp_path, scaler, scale, ends_at):
+    step = FakeStep(*range(1, 40), scaler=scaler, scale=scale)
+    trainer = make_trainer(tmp_path, step, epochs=6, log_interval=1)
+    if not ends_at:
+        trainer.run(FakeDataset(30), Position())
+        return
+    with pytest.raises(
+        EndOfRun, match=rf"found NaN or infinity in 20 steps in a row, loss scale {scale:g} at epoch 4 step 5"
+    ):
+        trainer.run(FakeDataset(30), Position())
+    assert len(list(read_loss_csv(tmp_path / "loss.csv"))) == 19
+
+
+def test_best_network_is_kept_and_patience_ends_the_run(tmp_path, capsys):
+    scores = iter([5.0, 3.0, 4.0, 3.5, 1.0])
+    seen = []
+
+    def validate(is_asked):
+        seen.append(is_asked())
+        return [Score("loss", 2 * next(scores), 2), Score("TUM delta>1.25", 7.0, 1)]
+
+    saved = []
+    trainer = make_trainer(
+        tmp_path, FakeStep(), epochs=6, validators=[validate], judge=Judge(patience=2), save_epochs=100,
+        on_saved=lambda: saved.append(sorted(path.name for path in tmp_path.glob("*.ckpt"))),
+    )  # fmt: skip
+    trainer.run(FakeDataset(30), Position())
+    assert seen == [False] * 4
+    assert [(row.epoch, row.name, row.value) for row in read_val_csv(tmp_path / "val.csv")] == [
+        (epoch, name, value)
+        for epoch, loss in ((1, 5), (2, 3), (3, 4), (4, 3.5))
+        for name, value in (("loss", loss), ("TUM delta>1.25", 7))
+    ]
+    output = capsys.readouterr().out
+    assert output.count(", the best so far (") == 2
+    assert "no better score in 2 validations (patience): the run ends here\n" in output
+    assert saved == [["Midas_0-best.ckpt"]] * 2 + [["Midas_0-4_5.ckpt", "Midas_0-best.ckpt"]]
+    assert read_ckpt(tmp_path / "Midas_0-best.ckpt")[1]["scores"] == {"loss": 3, "TUM delta>1.25": 7}
+    assert read_run(tmp_path / "Midas_0-4_5.ckpt").extra["judge"] == {"best": 3, "waited": 2}
+    with pytest.raises(CheckpointError, match="found weights alone"):
+        read_run(tmp_path / "Midas_0-best.ckpt")
+    assert RunFolder(tmp_path).latest().path.name == "Midas_0-4_5.ckpt"
+
+
+def test_stop_request_cuts_a_validation_short(tmp_path):
+    def validate(is_asked):
+        hand_signal(signal.SIGTERM)
+        assert is_asked()
+        return [Score("loss", 0.0, 1)]
+
+    with pytest.raises(StoppedRun, match=r"stopped on request after epoch 1 step 5; .*Midas_0-1_5\.ckpt") as caught:
+        make_trainer(tmp_path, FakeStep(), validators=[validate], save_epochs=100).run(FakeDataset(15), Position())
+    assert caught.value.exit_status == 143
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["Midas_0-1_5.ckpt"]  # no best one
+    assert not (tmp_path / "val.csv").exists()
+
+
+def test_checkpoints_by_the_clock(tmp_path):
+    saved = []
+    trainer = make_trainer(
+        tmp_path, FakeStep(), save_epochs=100, save_minutes=1e-9, log_interval=1, keep_checkpoints=99,
+        on_saved=lambda: saved.append(trainer.last_checkpoint.name),
+    )  # fmt: skip
+    trainer.run(FakeDataset(15), Position())
+    assert saved == [f"Midas_0-{epoch}_{step}.ckpt" for epoch in (1, 2, 3) for step in (1, 2, 3, 4, 5)]
+    trainer = make_trainer(tmp_path / "next", FakeStep(), save_epochs=100, save_minutes=1000, log_interval=1)
+    trainer.run(FakeDataset(15), Position())
+    assert [path.name for path in (tmp_path / "next").glob("*.ckpt")] == ["Midas_0-3_5.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("spent", "advice"), [("data", "num_parallel_workers"), ("host", "log_interval"), ("device", "")]
+)
+def test_where_the_time_of_a_step_goes(spent, advice, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock = Clock(computes_at_once=False)
+    for what in ("data", "host", "device"):
+        now[0] += 8.0 if what == spent else 0.2
+        clock.lap(what)
+    now[0] += 0.2
+    clock.lap("call")  # hands a step over to a queue
+    milliseconds = {what: (4000 if what == spent else 100) + (100 if what == "host" else 0) for what in clock.spent}
+    said = clock.describe(steps=2)
+    assert said.startswith(
+        f"of {sum(milliseconds.values())} ms a step, {milliseconds['device']} computing, {milliseconds['data']} "
+        f"waiting for training data, {milliseconds['host']} for the rest"
+    )
+    assert said.endswith(")") != bool(advice)
+    assert advice in said
 
 
 def test_time_of_steps_is_that_of_a_device_that_lags_behind(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ class StoppedRun(EndOfRun):
     exit_status = 143
 
 
-class _Clock:
+class Clock:
     """Where the time goes: seconds since the last reset, by what they were spent on.
 
     Args:
@@ -95,7 +95,7 @@ class _Reporter:
         self.first_step = start.steps
         self.epoch_first_step = start.step
         self.run_start = self.epoch_start = self.last = time.perf_counter()
-        self.clock = _Clock(ms.get_context("device_target") == "CPU")
+        self.clock = Clock(ms.get_context("device_target") == "CPU")
         self.clock_first_step = start.step
 
     def print(self, line: str) -> None:
@@ -282,6 +282,8 @@ class Trainer:
                     self._log.draw_now_and_then()
             is_over = False
             if is_epoch_end and self._is_validation_due(position):
+                if is_save_due:
+                    self.save(position)  # a validation may take long; what it decides is saved below
                 is_over, is_cut_short = self._validate(position, reporter)
                 is_asked = is_asked or is_cut_short
             if is_asked or is_save_due or is_time_up or is_over:
