@@ -298,7 +298,6 @@ def test_colormaps_are_those_of_opencv():
         ("lr_decay", "1", "True or False"),
         ("lr_decay", "maybe", "True or False"),
         ("lr_decay", "'True'", "True or False"),
-        ("is_modelarts", "True", "train_data_dir"),
         ("backbone_params_lr", "0", "a number > 0"),
         ("no_backbone_params_lr", "-1e-4", "a number > 0"),
         ("backbone_params_lr", "fast", "a number > 0"),
@@ -788,7 +787,7 @@ def test_scripts_name_the_keys_that_they_read(name):
         "execution": BACKEND_KEYS,
         **{
             key: [key, "train_data_dir", *(f"datapath_{name}" for name in DATA_SETS)]
-            for key in ("data_name", "dataset_name")
+            for key in ("data_name", "dataset_name", "val_data_name")
         },
         "given": [],
     }
@@ -803,7 +802,7 @@ def test_each_setting_is_part_of_the_course_of_a_training_or_free():
     script = importlib.import_module("midas_train")
     assert len({*script.KEYS}) == len(script.KEYS)
     constant, decaying = (load_config("", ["--lr_decay", value]) for value in ("False", "True"))
-    assert {*script.course_keys(decaying)} - {*script.course_keys(constant)} == {"epoch_size"}
+    assert {*script.course_keys(decaying)} - {*script.course_keys(constant)} == {"epoch_size", "max_steps"}
 
 
 def test_settings_of_a_run_to_resume(tmp_path):
