@@ -250,7 +250,7 @@ def rows_of(folder, run="the run"):
 
 
 def wait_for_steps(folder, count, process):
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 240
     while not (folder / "the run" / "loss.csv").is_file() or len(rows_of(folder)) < count:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
@@ -269,7 +269,7 @@ def test_two_processes_in_the_background(train_data, two, tmp_path):
     assert follow == f"follow it: tail -f '{launcher_log}'"
     assert stop.startswith(f"stop it:   kill {pid} ")
     process = psutil.Process(pid)
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 240
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.1)
