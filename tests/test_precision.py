@@ -118,6 +118,7 @@ def used(build, level, path):
     after = statistics(net)
     operators = types_of_operators(step, path)
     step.set_train(False)
+    net.set_inputs(Tensor(shape=[None, 3, None, None], dtype=ms.float32))  # as the predictor has it
     prediction = net(Tensor(inputs()[0]))
     return SimpleNamespace(
         net=net,
@@ -203,21 +204,19 @@ def test_interface_and_checkpoint_stay(build, mixed, tmp_path):
     image = Tensor(inputs()[0])
     last = net.output_layer.bias
     last.set_data(last + 1)  # a compiled network takes weights that are loaded later
-    assert (net(image) - run.prediction).asnumpy() == pytest.approx(1, abs=0.01)
+    is_positive = run.prediction.asnumpy() > 0  # the others are cut off by the last ReLU
+    assert (net(image) - run.prediction).asnumpy()[is_positive] == pytest.approx(1, abs=0.01)
     last.set_data(last - 1)
 
 
-@pytest.fixture(scope="module")
-def frozen(build):
+def test_frozen_normalisation_is_that_of_pytorch(build, twin_file):
+    image, weight = inputs()
     net = build()
     freeze_normalisation(net)
-    return ValueAndGradients(net)
-
-
-def test_frozen_normalisation_is_that_of_pytorch(frozen, build, twin_file):
-    image, weight = inputs()
-    frozen.set_train(True)
-    value, gradients = frozen(Tensor(image), Tensor(weight))
+    before = statistics(net)
+    step = ValueAndGradients(net)
+    step.set_train(True)
+    value, gradients = step(Tensor(image), Tensor(weight))
     twin = TorchMidas(**TINY).double()
     state = torch.load(twin_file)
     twin.load_state_dict(state)
@@ -227,27 +226,23 @@ def test_frozen_normalisation_is_that_of_pytorch(frozen, build, twin_file):
     assert float(value) == pytest.approx(expected.item(), rel=1e-4)
     theirs = {name: p.grad.numpy() for name, p in twin.named_parameters() if p.grad is not None}
     theirs = to_our_names(recognise(state), theirs)
-    mine = {p.name: g.asnumpy() for p, g in zip(frozen.net.trainable_params(), gradients)}
+    mine = {p.name: g.asnumpy() for p, g in zip(net.trainable_params(), gradients)}
     scales = [name for name in theirs if name.endswith((".gamma", ".beta"))]
     assert len(scales) == 40
     assert all(np.abs(theirs[name]).max() > 0 for name in scales)
     for name, gradient in theirs.items():
         assert np.abs(mine[name] - gradient).max() < 1e-4 * np.abs(gradient).max(), name
 
-
-def test_frozen_normalisation_outlives_a_validation(frozen, build):
-    image, weight = map(Tensor, inputs())
-    before = statistics(build())
-    values = []
-    for training in (True, False, True):
-        frozen.set_train(training)
-        values.append(float(frozen(image, weight)[0]))
-    assert values[0] == values[1] == values[2]
-    after = statistics(frozen.net)
+    # A validation between two steps changes nothing, nor does a step.
+    evaluated = (net.set_train(False)(Tensor(image)).asnumpy() * weight).sum()
+    assert evaluated == pytest.approx(float(value), rel=1e-5)
+    step.set_train(True)
+    assert float(step(Tensor(image), Tensor(weight))[0]) == float(value)
+    after = statistics(net)
     assert all((after[name] == before[name]).all() for name in before)
 
 
-def test_synchronised_normalisation_has_the_same_parameters(build, monkeypatch):
+def test_synchronised_normalisation_has_the_same_parameters(build, reference, monkeypatch):
     # Outside of a group MindSpore makes no other operator of it: what is compared here is what is around the operator.
     monkeypatch.setattr(normalization, "get_rank", lambda: 0)
     monkeypatch.setattr(normalization, "get_group_size", lambda: 1)
@@ -263,10 +258,11 @@ def test_synchronised_normalisation_has_the_same_parameters(build, monkeypatch):
     assert all(a is b for a, b in zip(found, parameters))
     assert [p.name for p in net.trainable_params()] == [p.name for p in plain.trainable_params()]
     apply_precision(net, Precision("O2", "float16", "off"))
-    other = build()
-    apply_precision(other, Precision("O2", "float16", "off"))
-    image = Tensor(inputs()[0])
-    assert (net.set_train(True)(image).asnumpy() == other.set_train(True)(image).asnumpy()).all()
+    image, weight = inputs()
+    value = (net.set_train(True)(Tensor(image)).asnumpy() * weight).sum()
+    assert value == pytest.approx(reference.value, abs=0.01 * np.abs(weight).sum())
+    before, after = statistics(plain), statistics(net)
+    assert all((after[name] != before[name]).any() for name in before)
 
 
 def test_synchronised_normalisation_where_there_is_none(build):

@@ -14,8 +14,6 @@ from src.common.errors import UsageError
 from src.custom_op import Upsample2x
 from src.midas_net import MidasNet
 
-_LIBRARY_WHITE_LIST = tuple(cell for cell in amp.get_white_list() if issubclass(cell, nn.Cell))
-
 
 @dataclass(frozen=True)
 class Precision:
@@ -87,12 +85,12 @@ def apply_precision(net: MidasNet, precision: Precision) -> None:
     * O1: convolutions, whose results are float32 again.
     * O2: everything but batch normalisation.
     * O3: batch normalisation too. Its statistics, scale and shift are float32.
-    * auto: what MindSpore's lists of operators say: convolutions, and what follows them up to the next batch
-      normalisation or resize.
+    * auto: what MindSpore's lists of operators say: convolutions without the addition of their bias, and a ReLU that
+      follows at once.
 
     Resizes (some devices have none with aligned corners in half precision) and the last ReLU, whose result is the
-    network's, are float32 at every level. (For O1 to O3, ``amp.auto_mixed_precision`` makes another network, with
-    resizes and, at O3, statistics in half precision: only its ``auto`` is taken.)
+    network's, are float32 at every level. (For O1 to O3, ``amp.auto_mixed_precision`` makes another network, whose
+    resizes are half precision at O2 and O3: only its ``auto`` is taken.)
 
     Args:
         net: Its batch normalisation must be the one that it is to have, see ``synchronise_normalisation``.
@@ -111,7 +109,7 @@ def apply_precision(net: MidasNet, precision: Precision) -> None:
             # Without a type of its own it takes its input as it is, and its parameters as they are.
             if precision.level != "O3":
                 cell.to_float(ms.float32)
-        elif precision.level == "O1" and not isinstance(cell, _LIBRARY_WHITE_LIST):
+        elif precision.level == "O1" and not isinstance(cell, nn.Conv2d):
             cell.to_float(ms.float32)
         else:
             cell.to_float(half)
