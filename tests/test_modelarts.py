@@ -229,8 +229,14 @@ def test_run_folder_is_copied_out(obs, folder):
     assert obs.names(RUN) == ALL
     assert all((obs.path(RUN) / name).read_bytes() == (folder / name).read_bytes() for name in ALL)
     assert has_run(RUN)
-    kinds = [Path(call.rsplit(" ", 1)[-1]).suffix for call in obs.calls("copy")]
-    assert kinds == sorted(kinds, key=lambda suffix: suffix == ".ckpt")  # checkpoints come when all else is there
+
+
+def test_checkpoints_are_copied_last_and_the_newest_first(obs, folder):
+    train(folder, 11)
+    with RunMirror(folder, RUN):
+        pass
+    names = [call.rsplit("/", 1)[-1] for call in obs.calls("copy")]
+    assert names[-3:] == ["Midas_0-11_5.ckpt", "Midas_0-1_5.ckpt", "Midas_0-best.ckpt"]
 
 
 def test_only_what_has_changed_is_copied_again_and_old_checkpoints_go(obs, folder):

@@ -186,9 +186,8 @@ class RunMirror:
             name = path.relative_to(self.folder).as_posix()
             try:
                 self._send(path, name)
-            except Exception as error:
-                if path.exists():  # else it was too old, and has been deleted in the meantime
-                    failure = failure or error
+            except Exception as error:  # it may have been deleted in the meantime: the next attempt does not find it
+                failure = failure or error
                 continue
             if name in names:
                 self._checkpoints_there.add(name)
@@ -204,14 +203,15 @@ class RunMirror:
         """Lists what is to be copied: no lock, and nothing that is being written (its name starts with a dot).
 
         Checkpoints come last: one that is there finds its settings and losses. (A run that is resumed drops losses that
-        are ahead of its checkpoint.)
+        are ahead of its checkpoint.) The newest is first among them, as the others may be deleted soon.
         """
+        newest_first = {checkpoint.path: -number for number, checkpoint in enumerate(list_checkpoints(self.folder))}
         paths = [
             path
             for path in self.folder.rglob("*")
             if path.name != LOCK_FILE and not path.name.startswith(".") and path.is_file()
         ]
-        return sorted(paths, key=lambda path: (path.suffix == ".ckpt", path))
+        return sorted(paths, key=lambda path: (path.suffix == ".ckpt", newest_first.get(path, 1), path))
 
     def _send(self, path: Path, name: str) -> None:
         before = path.stat()
