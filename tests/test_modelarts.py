@@ -1,5 +1,6 @@
 """ModelArts: what is copied, when, and what happens when it fails; on local folders that stand for object storage."""
 
+import errno
 import os
 import re
 import signal
@@ -229,8 +230,14 @@ def test_run_folder_is_copied_out(obs, folder):
     assert obs.names(RUN) == ALL
     assert all((obs.path(RUN) / name).read_bytes() == (folder / name).read_bytes() for name in ALL)
     assert has_run(RUN)
-    kinds = [Path(call.rsplit(" ", 1)[-1]).suffix for call in obs.calls("copy")]
-    assert kinds == sorted(kinds, key=lambda suffix: suffix == ".ckpt")  # checkpoints come when all else is there
+
+
+def test_checkpoints_are_copied_last_and_the_newest_first(obs, folder):
+    train(folder, 11)
+    with RunMirror(folder, RUN):
+        pass
+    names = [call.rsplit("/", 1)[-1] for call in obs.calls("copy")]
+    assert names[-3:] == ["Midas_0-11_5.ckpt", "Midas_0-1_5.ckpt", "Midas_0-best.ckpt"]
 
 
 def test_only_what_has_changed_is_copied_again_and_old_checkpoints_go(obs, folder):
@@ -311,22 +318,40 @@ def test_failure_at_the_end(obs, folder, capsys):
     assert capsys.readouterr().err.startswith("error: train_url obs://bucket/run 1: the run folder could not be")
 
 
-def test_checkpoint_that_is_deleted_while_it_is_copied(obs, folder, monkeypatch):
+@pytest.mark.parametrize("has_links", [True, False])
+def test_checkpoints_that_come_faster_than_they_are_copied(obs, folder, monkeypatch, has_links):
     import moxing
 
-    train(folder, 2)
-    copy = moxing.file.copy
+    def no_link(*_paths):
+        raise OSError(errno.EOPNOTSUPP, "no hard links")
 
-    def delete_and_copy(source, target):
-        if source.endswith("Midas_0-1_5.ckpt"):
-            Path(source).unlink()
+    copy, epochs = moxing.file.copy, iter(range(2, 30))
+
+    def train_and_copy(source, target):
+        if (epoch := next(epochs, None)) and target.endswith(".ckpt"):
+            train(folder, epoch, keep=1)  # which deletes the one that is copied, and the next one as well
+            (folder / "Midas_0-best.ckpt").unlink()
+            write(folder, **{"Midas_0-best.ckpt": "newer"})
         copy(source, target)
 
-    monkeypatch.setattr(moxing.file, "copy", delete_and_copy)
-    with RunMirror(folder, RUN):
+    monkeypatch.setattr(moxing.file, "copy", train_and_copy)
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_link)
+    mirror = RunMirror(folder, RUN)
+    if has_links:
+        mirror._copy_changes()
+        assert [name for name in obs.names(RUN) if re.match(r"Midas_0-\d", name)] == ["Midas_0-1_5.ckpt"]
+        assert (obs.path(RUN) / "Midas_0-1_5.ckpt").read_text() == "weights 1" * 99
+        assert (obs.path(RUN) / "Midas_0-best.ckpt").read_text() == "best"
+    else:
+        with pytest.raises(FileNotFoundError):
+            mirror._copy_changes()
+    monkeypatch.setattr(moxing.file, "copy", copy)
+    with mirror:
         pass
-    assert "Midas_0-2_5.ckpt" in obs.names(RUN)
-    assert "Midas_0-1_5.ckpt" not in obs.names(RUN)
+    newest = max(folder.glob("Midas_0-*_5.ckpt"), key=lambda path: path.stat().st_mtime_ns).name
+    assert [name for name in obs.names(RUN) if re.match(r"Midas_0-\d", name)] == [newest]
+    assert not list(folder.glob(".Midas*held*"))
 
 
 @pytest.mark.parametrize("change", ["new run", "behind", "other settings"])

@@ -5,11 +5,12 @@ raises is not documented, so any exception of it counts as a failed attempt.
 """
 
 import fcntl
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -182,16 +183,20 @@ class RunMirror:
         """
         checkpoints, failure = list_checkpoints(self.folder), None
         names = {checkpoint.path.name for checkpoint in checkpoints}
-        for path in self._files():
-            name = path.relative_to(self.folder).as_posix()
-            try:
-                self._send(path, name)
-            except Exception as error:
-                if path.exists():  # else it was too old, and has been deleted in the meantime
+        with ExitStack() as held:
+            changed = {}
+            for path in self._files():
+                name = path.relative_to(self.folder).as_posix()
+                if self._sent.get(name) != _state(path):
+                    changed[name] = held.enter_context(_held(path)) if path.suffix == ".ckpt" else path
+            for name, path in changed.items():
+                try:
+                    self._send(path, name)
+                except Exception as error:
                     failure = failure or error
-                continue
-            if name in names:
-                self._checkpoints_there.add(name)
+                    continue
+                if name in names:
+                    self._checkpoints_there.add(name)
         if checkpoints and checkpoints[-1].path.name in self._checkpoints_there:
             for name in sorted(self._checkpoints_there - names):
                 self._storage.remove(_join(self.train_url, name))
@@ -204,29 +209,52 @@ class RunMirror:
         """Lists what is to be copied: no lock, and nothing that is being written (its name starts with a dot).
 
         Checkpoints come last: one that is there finds its settings and losses. (A run that is resumed drops losses that
-        are ahead of its checkpoint.)
+        are ahead of its checkpoint.) The newest is first among them.
         """
+        newest_first = {checkpoint.path: -number for number, checkpoint in enumerate(list_checkpoints(self.folder))}
         paths = [
             path
             for path in self.folder.rglob("*")
             if path.name != LOCK_FILE and not path.name.startswith(".") and path.is_file()
         ]
-        return sorted(paths, key=lambda path: (path.suffix == ".ckpt", path))
+        return sorted(paths, key=lambda path: (path.suffix == ".ckpt", newest_first.get(path, 1), path))
 
     def _send(self, path: Path, name: str) -> None:
-        before = path.stat()
-        state = (before.st_size, before.st_mtime_ns)
-        if self._sent.get(name) == state:
-            return
+        state = size, _ = _state(path)
         url = _join(self.train_url, name)
         parent = url.rpartition("/")[0]
         if not self._storage.exists(parent):
             self._storage.make_dirs(parent)
         self._storage.copy(str(path), url)
-        size = self._storage.get_size(url)
-        if not before.st_size <= size <= path.stat().st_size:  # a log grows in the meantime
-            raise OSError(f"{name}: expected {before.st_size} bytes there, found {size}")
+        found = self._storage.get_size(url)
+        if not size <= found <= path.stat().st_size:  # a log grows in the meantime
+            raise OSError(f"{name}: expected {size} bytes there, found {found}")
         self._sent[name] = state
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[Path]:
+    """Gives a file a second name, under which it stays as it is if it is deleted or replaced while it is copied.
+
+    Checkpoints may come faster than they can be copied. The name is one that ``remove_leftovers`` knows.
+    """
+    second = path.with_name(f".{path.stem}-held.{os.getpid()}.tmp{path.suffix}")
+    try:
+        os.link(path, second)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without hard links
+        second = path
+    try:
+        yield second
+    finally:
+        if second != path:
+            second.unlink(missing_ok=True)
 
 
 def _storage() -> ModuleType:
