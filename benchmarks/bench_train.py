@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
+import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from side_by_side import Seconds, compare, machine  # noqa: E402
 
@@ -28,7 +29,10 @@ from src.common.errors import MidasError, UsageError, run_script  # noqa: E402
 
 TIME_LIMIT_S = 3600
 TINY = ("--layers", "[1, 1, 1, 1]", "--groups", "1", "--in_channels", "8", "--features", "8")
-LOADING_SIZE = (1920, 1440)  # pictures that take longer to load than the small network takes to compute
+RENDERED_SIZE, LOADING_SIZE = (
+    (320, 240),
+    (1920, 1440),
+)  # enlarged: pictures that take longer to load than the small network takes to compute
 LOADING_BATCH, LOADING_PAIRS = 4, 8
 READY_BATCHES = 8  # steps that find their batch ready, as it was loaded during the first step
 
@@ -129,7 +133,10 @@ def main() -> None:
         measure_steps(checkouts, data, (*words, *(TINY if options.tiny else ())), options.rounds)
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
-        make_sample(data, train=LOADING_PAIRS, eval_count=0, size=LOADING_SIZE)
+        make_sample(data, train=LOADING_PAIRS, eval_count=0, size=RENDERED_SIZE)
+        for path in (data / "ReDWeb_V1").glob("*/*"):
+            picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(path), cv2.resize(picture, LOADING_SIZE, interpolation=cv2.INTER_NEAREST))
         measure_loading(checkouts, data, options.loading_steps, side, options.rounds)
 
 
