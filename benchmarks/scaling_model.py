@@ -38,12 +38,14 @@ class Layer:
         parameters: That are trained: weights, bias, and gamma and beta of the normalisation after it.
         flop: Of the forward pass of one image.
         norm_channels: Of the batch normalisation after it; 0 for none.
+        tensors: How many the parameters are.
     """
 
     part: str
     parameters: int
     flop: float
     norm_channels: int
+    tensors: int
 
 
 def network_layers(side: int = 384) -> list[Layer]:
@@ -59,7 +61,8 @@ def network_layers(side: int = 384) -> list[Layer]:
         pixels = (side / stride_of_output) ** 2
         flop = 2 * weights * pixels * is_used
         norm_channels = outputs * has_norm
-        layers.append(Layer(part, weights + outputs * has_bias + 2 * norm_channels, flop, norm_channels))
+        parameters, tensors = weights + outputs * has_bias + 2 * norm_channels, 1 + has_bias + 2 * has_norm
+        layers.append(Layer(part, parameters, flop, norm_channels, tensors))
 
     conv("stem", 3, 64, 7, 2, has_norm=True)
     inputs = 64

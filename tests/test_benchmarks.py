@@ -59,7 +59,9 @@ def model(repo, monkeypatch):
 def test_modelled_network_has_the_parameters_of_the_real_one(model):
     with no_init_parameters():
         parameters = MidasNet().trainable_params()
-    assert sum(layer.parameters for layer in model.network_layers()) == sum(p.size for p in parameters)
+    layers = model.network_layers()
+    assert sum(layer.parameters for layer in layers) == sum(p.size for p in parameters)
+    assert sum(layer.tensors for layer in layers) == len(parameters)
 
 
 def ring_step_by_step(size, devices, latency, bandwidth):
