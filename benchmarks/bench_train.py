@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
+import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from side_by_side import Seconds, compare, machine  # noqa: E402
 
@@ -28,7 +29,8 @@ from src.common.errors import MidasError, UsageError, run_script  # noqa: E402
 
 TIME_LIMIT_S = 3600
 TINY = ("--layers", "[1, 1, 1, 1]", "--groups", "1", "--in_channels", "8", "--features", "8")
-LOADING_SIZE = (1920, 1440)  # pictures that take longer to load than the small network takes to compute
+RENDERED_SIZE = (320, 240)
+LOADING_SIZE = (1920, 1440)  # what they are enlarged to: loading takes longer than computing in a small network
 LOADING_BATCH, LOADING_PAIRS = 4, 8
 READY_BATCHES = 8  # steps that find their batch ready, as it was loaded during the first step
 
@@ -80,19 +82,19 @@ def measure_steps(checkouts: dict[str, Path], data: Path, words: tuple[object, .
               f"time / first: {median / reference:.2f}")  # fmt: skip
 
 
-def measure_loading(checkouts: dict[str, Path], data: Path, steps: int, side: int, rounds: int) -> None:
-    """Prints the images/s of all checkouts with one and with two workers."""
-    epochs = math.ceil((READY_BATCHES + steps) * LOADING_BATCH / LOADING_PAIRS)
+def measure_loading(checkouts: dict[str, Path], data: Path, side: int, options: argparse.Namespace) -> None:
+    """Prints the images/s of all checkouts for each number of workers."""
+    epochs = math.ceil((READY_BATCHES + options.loading_steps) * LOADING_BATCH / LOADING_PAIRS)
     words = ("--batch_size", LOADING_BATCH, "--img_width", side, "--img_height", side, *TINY)
 
     def run(name, workers):
         _, seconds = train(checkouts[name], data, epochs, (*words, "--num_parallel_workers", workers))
         return Seconds(np.mean(seconds[READY_BATCHES:]))  # two workers deliver two batches at once: no median
 
-    for workers in (1, 2):
+    for workers in options.workers:
         print(f"\nloading with num_parallel_workers {workers}, {'x'.join(map(str, LOADING_SIZE))} -> {side}x{side}")
         contenders = {name: lambda name=name, workers=workers: run(name, workers) for name in checkouts}
-        compare(contenders, rounds, unit="images", work=LOADING_BATCH, warm_up=False)
+        compare(contenders, options.rounds, unit="images", work=LOADING_BATCH, warm_up=False)
 
 
 def main() -> None:
@@ -104,6 +106,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="of a training, the first included (default: 8)")
     parser.add_argument("--batch_size", type=int, default=2, help="(default: 2)")
     parser.add_argument("--loading_steps", type=int, default=32, help="of the part on loading (default: 32)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="of that part (default: 1 2)")
     options = parser.parse_args()
     other = options.other.resolve()
     if not (other / "midas_train.py").is_file():
@@ -129,8 +132,11 @@ def main() -> None:
         measure_steps(checkouts, data, (*words, *(TINY if options.tiny else ())), options.rounds)
     with tempfile.TemporaryDirectory() as name:
         data = Path(name)
-        make_sample(data, train=LOADING_PAIRS, eval_count=0, size=LOADING_SIZE)
-        measure_loading(checkouts, data, options.loading_steps, side, options.rounds)
+        make_sample(data, train=LOADING_PAIRS, eval_count=0, size=RENDERED_SIZE)
+        for path in (data / "ReDWeb_V1").glob("*/*"):
+            picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(path), cv2.resize(picture, LOADING_SIZE, interpolation=cv2.INTER_NEAREST))
+        measure_loading(checkouts, data, side, options)
 
 
 if __name__ == "__main__":

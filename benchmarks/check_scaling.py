@@ -102,7 +102,7 @@ def check_model(layers: Sequence[Layer], largest: int, with_training: bool) -> N
     print(f"{PIECES} tensors take as long as {count:.1f} reductions of one: MindSpore fuses", end=" ")
     print("them here" if count < PIECES / 4 else "nothing here")
     if with_training:
-        check_training(layers, cluster, 1 if count < PIECES / 4 else len(layers))
+        check_training(layers, cluster, 1 if count < PIECES / 4 else sum(layer.tensors for layer in layers))
 
 
 def count_reductions(alone: dict, pair: dict, cluster: Cluster, size: int) -> float:

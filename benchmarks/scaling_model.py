@@ -37,11 +37,15 @@ class Layer:
         part: Of the network, for the table.
         parameters: That are trained: weights, bias, and gamma and beta of the normalisation after it.
         flop: Of the forward pass of one image.
+        norm_channels: Of the batch normalisation after it; 0 for none.
+        tensors: How many the parameters are.
     """
 
     part: str
     parameters: int
     flop: float
+    norm_channels: int
+    tensors: int
 
 
 def network_layers(side: int = 384) -> list[Layer]:
@@ -56,7 +60,9 @@ def network_layers(side: int = 384) -> list[Layer]:
         weights = outputs * inputs // groups * kernel**2
         pixels = (side / stride_of_output) ** 2
         flop = 2 * weights * pixels * is_used
-        layers.append(Layer(part, weights + outputs * has_bias + 2 * outputs * has_norm, flop))
+        norm_channels = outputs * has_norm
+        parameters, tensors = weights + outputs * has_bias + 2 * norm_channels, 1 + has_bias + 2 * has_norm
+        layers.append(Layer(part, parameters, flop, norm_channels, tensors))
 
     conv("stem", 3, 64, 7, 2, has_norm=True)
     inputs = 64
@@ -285,6 +291,15 @@ def step(layers: Sequence[Layer], devices: int, cluster: Cluster, work: Work) ->
     return Step(compute, spent + small, compute - backward + max(backward, free) + small)
 
 
+def sync_bn(layers: Sequence[Layer], devices: int, cluster: Cluster) -> float:
+    """Returns the seconds a step of batch normalisation over all devices: two numbers a channel, forward and backward.
+
+    Nothing hides them: the next layer waits.
+    """
+    sizes = (2 * layer.norm_channels * GRADIENT_BYTES for layer in layers if layer.norm_channels)
+    return sum(2 * all_reduce(size, devices, cluster) for size in sizes)
+
+
 def batch_for(efficiency: float, layers: Sequence[Layer], devices: int, cluster: Cluster, work: Work) -> int:
     """Returns the smallest number of images a device and step (batch x accumulate) that reaches an efficiency."""
     high = 1
@@ -312,7 +327,8 @@ def _ms(seconds: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share < 0.995 or share == 1 else f"{100 * share:.1f} %"
+    percent = 100 * share
+    return f"{min(percent, 99.9):.1f} %" if 99.5 <= percent < 100 else f"{percent:.0f} %"
 
 
 def _rate(images: float) -> str:
@@ -350,6 +366,8 @@ def print_cluster(layers: Sequence[Layer], name: str, cluster: Cluster, options:
         ("devices", *ALGORITHMS),
         ((n, *(_ms(all_reduce(size, n, cluster, algorithm)) for algorithm in ALGORITHMS)) for n in DEVICES),
     )
+    costs = ", ".join(f"{_ms(sync_bn(layers, n, cluster))} ms on {n}" for n in (8, 64, many))
+    print(f"\nsync_bn adds {costs} to a step (twice as much with accumulate 2, and so on)")
     for kind, rate in cluster.rates.items():
         title = f"{name}, {rate / 1e12:.1f} TFLOP/s a device ({kind})"
         work = Work(rate, options.batch, options.accumulate, algorithm=options.algorithm)

@@ -33,13 +33,13 @@ def run(repo, name, *words):
 
 
 def test_training_of_two_checkouts(repo):
-    result = run(repo, "bench_train.py", repo, "--tiny", "--rounds", "1", "--steps", "2", "--loading_steps", "2")
+    words = ["--tiny", "--rounds", "1", "--steps", "2", "--loading_steps", "2", "--workers", "1"]
+    result = run(repo, "bench_train.py", repo, *words)
     assert result.returncode == 0, result.stderr
     for name in ("the other checkout", "this checkout"):
         lines = [line for line in result.stdout.splitlines() if line.startswith(name)]
-        # step, first step, images/s with one worker and with two
-        assert len([line for line in lines if "time / first: " in line]) == 4, result.stdout
-        assert len([line for line in lines if "images/s" in line]) == 2
+        assert len([line for line in lines if "time / first: " in line]) == 3, result.stdout  # and the first step
+        assert len([line for line in lines if "images/s" in line]) == 1
 
 
 def test_training_of_something_else(repo, tmp_path):
@@ -59,7 +59,9 @@ def model(repo, monkeypatch):
 def test_modelled_network_has_the_parameters_of_the_real_one(model):
     with no_init_parameters():
         parameters = MidasNet().trainable_params()
-    assert sum(layer.parameters for layer in model.network_layers()) == sum(p.size for p in parameters)
+    layers = model.network_layers()
+    assert sum(layer.parameters for layer in layers) == sum(p.size for p in parameters)
+    assert sum(layer.tensors for layer in layers) == len(parameters)
 
 
 def ring_step_by_step(size, devices, latency, bandwidth):
