@@ -76,8 +76,8 @@ FREE_KEYS = (
     "num_parallel_workers", "batch_size", "accumulate_steps", "train_data_dir", "mixdata", "skip_bad_samples",
     "train_output_path", "resume", "save_checkpoint_epochs", "save_checkpoint_steps", "save_checkpoint_minutes",
     "keep_checkpoint_max", "log_interval", "model_weights", "eval_interval", "val_data_name", "patience",
-    "eval_protocol", *(f"datapath_{name}" for name in DATA_SETS), "eval_shapes", "resize_method", "invert_output", "is_modelarts",
-    "data_url", "train_url",
+    "eval_protocol", *(f"datapath_{name}" for name in DATA_SETS), "eval_shapes", "resize_method", "invert_output",
+    "is_modelarts", "data_url", "train_url",
 )  # fmt: skip
 KEYS = (*COURSE_KEYS, *DECAY_KEYS, *FREE_KEYS)
 
