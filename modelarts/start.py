@@ -19,7 +19,7 @@ from src.config import REPOSITORY, Config, load_config
 from src.training.modelarts import copy_data_in, copy_run_in, has_run, is_remote
 from src.weights.locate import list_checkpoints
 
-# What ModelArts says to each of the processes that it starts itself. Here msrun starts them, and numbers them anew.
+# What ModelArts says to each of the processes that it starts itself. Here our launcher starts and numbers them.
 _OF_ONE_PROCESS = ("RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE", "ASCEND_DEVICE_ID", "DEVICE_ID")
 _CACHE = Path("/cache")  # ModelArts mounts the local disk there
 
@@ -137,7 +137,7 @@ def training_command(
         environment.update(NODE_NUM=str(job.machines), NODE_RANK=str(job.index), MASTER_ADDR=job.master)
     weights = "" if fetched.get("resume", config.resume) else config.model_weights
     launcher = str(REPOSITORY / "scripts" / "run_distribute_train.sh")
-    return ["bash", launcher, str(job.cards), weights, *settings], environment
+    return ["bash", launcher, str(job.cards * job.machines), weights, *settings], environment
 
 
 def main() -> None:

@@ -459,7 +459,7 @@ def test_commands(repo):
     assert variables == {"HOME": "/"}
 
     command, variables = training_command(Job(8, 2, 1, "job-0"), config, words, fetched, environment)
-    assert command == ["bash", str(repo / "scripts" / "run_distribute_train.sh"), "8", "", *line]
+    assert command == ["bash", str(repo / "scripts" / "run_distribute_train.sh"), "16", "", *line]
     assert variables == {
         "HOME": "/", "PYTHON": sys.executable, "LOG_DIR": "/cache/run/logs",
         "NODE_NUM": "2", "NODE_RANK": "1", "MASTER_ADDR": "job-0",
