@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import zlib
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -317,9 +317,10 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
     group.check_equal("course and start of the run", f"{course} {start} {order.images_per_step}")
     if start.steps >= settings.steps:
         print(f"nothing to do: the run has all its {start.steps} steps (epoch_size, max_steps)")
-        return step
+        with mirror_of(config, group, folder):  # the last copy may not have come to its end
+            return step
 
-    from src.training.trainer import Trainer
+    from src.training.trainer import EndOfRun, Trainer
     from src.training.validation import Judge
 
     def start_folder() -> np.ndarray:
@@ -327,33 +328,43 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
         return np.zeros(1)
 
     group.first_does(start_folder, 1)
-    with ExitStack() as stack:
-        on_saved = None
-        if group.rank == 0:
-            stack.enter_context(tee_to(folder.path / TRAIN_LOG, is_resumed=start.steps > 0))
-            if config.is_modelarts and config.train_url:
-                on_saved = stack.enter_context(RunMirror(folder.path, config.train_url)).copy_out
-            describe_run(config, device, precision, order, settings, start, folder)
-        trainer = Trainer(
-            step,
-            order,
-            settings,
-            rates,
-            schedule,
-            course,
-            folder,
-            source.image_paths,
-            group,
-            last_checkpoint=resume_path,
-            validators=build_validators(config, step, held_back, group),
-            judge=Judge(config.patience, **last_score),
-            on_saved=on_saved,
-        )
-        workers = worker_count(config.num_parallel_workers)
-        trainer.run(create_dataset(source, order, start.samples, settings.steps - start.steps, workers), start)
-        if group.rank == 0:
-            print(f"done: checkpoint {trainer.last_checkpoint}, losses {folder.path / LOSS_CSV} and loss.png")
+    try:
+        with ExitStack() as stack:
+            if group.rank == 0:
+                stack.enter_context(tee_to(folder.path / TRAIN_LOG, is_resumed=start.steps > 0))
+                describe_run(config, device, precision, order, settings, start, folder)
+            mirror = stack.enter_context(mirror_of(config, group, folder))
+            trainer = Trainer(
+                step,
+                order,
+                settings,
+                rates,
+                schedule,
+                course,
+                folder,
+                source.image_paths,
+                group,
+                last_checkpoint=resume_path,
+                validators=build_validators(config, step, held_back, group),
+                judge=Judge(config.patience, **last_score),
+                on_saved=mirror.copy_out if mirror else None,
+            )
+            workers = worker_count(config.num_parallel_workers)
+            trainer.run(create_dataset(source, order, start.samples, settings.steps - start.steps, workers), start)
+            if group.rank == 0:
+                print(f"done: checkpoint {trainer.last_checkpoint}, losses {folder.path / LOSS_CSV} and loss.png")
+    except EndOfRun:
+        group.wait_for_all()  # the launcher ends the others soon after one has ended
+        raise
+    group.wait_for_all()
     return step
+
+
+def mirror_of(config: Config, group: Group, folder: RunFolder) -> AbstractContextManager[Optional[RunMirror]]:
+    """Makes what copies the run folder to ``train_url``, in the first process, if it is to be copied."""
+    if group.rank == 0 and config.is_modelarts and config.train_url:
+        return RunMirror(folder.path, config.train_url)
+    return nullcontext()
 
 
 def describe_run(

@@ -64,8 +64,8 @@ def compare(folder, expected):
     start = read_ckpt(expected / "Midas_0-2_3.ckpt")[0]
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
-        if not name.startswith("moment"):
-            # Adam divides by the root of tiny moments: single weights that hardly matter may go elsewhere.
+        # The last bias is a shift, to which the loss is blind: its gradient is rounding, which Adam makes whole steps of.
+        if not name.startswith("moment") and name != "output_conv_scratch.4.bias":
             assert np.linalg.norm(found[name] - tensor) <= 1e-5 * np.linalg.norm(tensor) + 1e-7, name
     assert any(np.linalg.norm(start[name] - tensor) > 1e-4 * np.linalg.norm(tensor) for name, tensor in wanted.items())
 

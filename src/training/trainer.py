@@ -223,7 +223,6 @@ class Trainer:
             finally:
                 self._draw()
             if ending:
-                self.group.wait_for_all()  # the launcher kills the others as soon as one has ended
                 raise ending
 
     def _keep(self, fault: str) -> DataError:
