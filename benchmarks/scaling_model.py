@@ -447,7 +447,7 @@ def _run() -> None:
     )
     parser.add_argument("--measure", action="store_true", help="time reductions here and compare")
     parser.add_argument("--train", action="store_true", help="with --measure: training steps of 1 and 2 processes, too")
-    parser.add_argument("--largest", type=int, default=2**26, help="of --measure: bytes (default: 64 MiB)")
+    parser.add_argument("--largest", type=int, default=2**24, help="of --measure: bytes (default: 16 MiB)")
     options = parser.parse_args()
     layers = network_layers(options.side)
     if options.measure:
