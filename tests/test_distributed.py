@@ -64,7 +64,7 @@ def compare(folder, expected):
     start = read_ckpt(expected / "Midas_0-2_3.ckpt")[0]
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
-        # The last bias is a shift, to which the loss is blind: its gradient is rounding, which Adam makes whole steps of.
+        # The last bias is a shift, to which the loss is blind: its gradient is rounding; Adam makes whole steps of it.
         if not name.startswith("moment") and name != "output_conv_scratch.4.bias":
             assert np.linalg.norm(found[name] - tensor) <= 1e-5 * np.linalg.norm(tensor) + 1e-7, name
     assert any(np.linalg.norm(start[name] - tensor) > 1e-4 * np.linalg.norm(tensor) for name, tensor in wanted.items())
@@ -102,10 +102,10 @@ def test_another_number_of_images_goes_on_with_the_same_order(train, alone, tmp_
     assert [(row.epoch, row.step) for row in rows[5:]] == [(3, 1), (3, 2), (3, 3), (4, 1)]
 
 
-def test_overflow_in_one_process_skips_the_step_in_both(train_data, two, tmp_path):  # noqa: F811
+def test_overflow_in_one_process_skips_the_step_in_both(train_data, trained, two, tmp_path):  # noqa: F811
     """The second process alone meets a picture that is not finite, in its third step."""
     script, words, variables = two("run_distribute_train.sh", "2", "", "--max_steps", 6, "--log_interval", 1)
-    words += ["--train_data_dir", train_data, "--amp_level", "O2", "--loss_scale", 8, "--num_parallel_workers", 1]
+    words += ["--train_data_dir", train_data, "--amp_level", "O2", "--loss_scale", 8, "--model_weights", trained]
     result = run_script(script, *words, SPOIL=5, **variables)
     assert result.returncode == 0, result.stdout + result.stderr
     (folder,) = (path.parent for path in tmp_path.rglob("loss.csv"))

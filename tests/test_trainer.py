@@ -109,7 +109,7 @@ def test_parts_of_a_batch_do_what_the_batch_does(tmp_path):
     np.testing.assert_array_equal(found[:, 1:], expected[:, 1:])
     for name in whole.net.parameters_dict():
         ours, theirs = (run[0].net.parameters_dict()[name].asnumpy() for run in runs)
-        # The last bias is a shift, to which the loss is blind: its gradient is rounding, which Adam makes whole steps of.
+        # The last bias is a shift, to which the loss is blind: its gradient is rounding; Adam makes whole steps of it.
         if name != "output_conv_scratch.4.bias":
             assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs) + 1e-7, name
         assert ("moving" in name) == np.array_equal(ours, start[name]) or "refinenet4_scratch.resConfUnit1" in name
@@ -430,7 +430,7 @@ def test_skipped_steps_are_logged_and_counted(tmp_path, capsys):
     # The rates count updates.
     assert [row.backbone_lr for row in rows] == pytest.approx([15, 14, 13, 13, 13, *range(12, 2, -1)])
     assert {row.loss_scale for row in rows} == {512}
-    assert "; 2 steps skipped so far, as gradients overflowed; loss scale 512\n" in capsys.readouterr().out
+    assert "; skipped so far, as gradients overflowed: 2; loss scale 512\n" in capsys.readouterr().out
     (_, newest) = sorted(tmp_path.glob("*.ckpt"))
     assert read_run(newest).schedule.updates == 13
 

@@ -92,11 +92,10 @@ class _Reporter:
 
     def __init__(self, order: SampleOrder, settings: LoopSettings, start: Position, is_silent: bool):
         self.order, self.settings, self.is_silent = order, settings, is_silent
-        self.first_step = start.steps
-        self.epoch_first_step = start.step
+        self.first_step = self.epoch_first_step = start.steps
         self.run_start = self.epoch_start = self.last = time.perf_counter()
         self.clock = Clock(ms.get_context("device_target") == "CPU")
-        self.clock_first_step = start.step
+        self.clock_first_step = start.steps
 
     def print(self, line: str) -> None:
         """Prints a line at once."""
@@ -115,7 +114,7 @@ class _Reporter:
             self.print(f"first step {row.seconds:.1f} s, compilation included")
             self.run_start = self.last
             self.clock.reset()
-            self.clock_first_step = position.step
+            self.clock_first_step = position.steps
         elif position.steps % self.settings.log_interval == 0:
             rate = (position.steps - self.first_step - 1) / (self.last - self.run_start)
             left = format_seconds((self.settings.steps - position.steps) / rate)
@@ -124,22 +123,22 @@ class _Reporter:
                 f"loss {row.loss:.5g}, {rate * self.order.images_per_step:.2f} images/s, {left} left"
             )
 
-    def epoch(self, row: LossRow, skipped: int) -> None:
+    def epoch(self, row: LossRow, position: Position, skipped: int) -> None:
         """Says what an epoch that has ended took."""
         total_ms = (self.last - self.epoch_start) * 1000
         self.print(f"epoch: {row.epoch} step: {row.step}, loss is {row.loss:.7g}")
-        step_ms = total_ms / (row.step - self.epoch_first_step)
+        step_ms = total_ms / (position.steps - self.epoch_first_step)
         line = f"epoch time: {total_ms:.3f} ms, per step time: {step_ms:.3f} ms"
-        if row.step > self.clock_first_step:
-            line += f"; {self.clock.describe(row.step - self.clock_first_step)}"
+        if position.steps > self.clock_first_step:
+            line += f"; {self.clock.describe(position.steps - self.clock_first_step)}"
         if skipped:
-            line += f"; {skipped} steps skipped so far, as gradients overflowed; loss scale {row.loss_scale:g}"
+            line += f"; skipped so far, as gradients overflowed: {skipped}; loss scale {row.loss_scale:g}"
         self.print(line)
 
-    def start_epoch(self) -> None:
-        """Starts the clocks of the next epoch."""
+    def start_epoch(self, position: Position) -> None:
+        """Starts the clocks of the epoch after a position."""
         self.last = self.epoch_start = time.perf_counter()
-        self.epoch_first_step = self.clock_first_step = 0
+        self.epoch_first_step = self.clock_first_step = position.steps
         self.clock.reset()
 
 
@@ -213,17 +212,12 @@ class Trainer:
         reporter = _Reporter(self.order, self.settings, start, is_silent=self.group.rank != 0)
         announcement = "asked to stop: the run ends after this step, with a checkpoint"
         with Batches(dataset, self._give_up) as source, stop_between_items(announcement) as self._requests:
-            ending = None
             try:
                 self._loop(source, start, reporter, self._requests)
             except DataError as error:
                 raise self._keep(str(error)) from error
-            except EndOfRun as end:
-                ending = end
             finally:
                 self._draw()
-            if ending:
-                raise ending
 
     def _keep(self, fault: str) -> DataError:
         """Saves what has been learnt so far, and returns the error that says what has happened and how to go on."""
@@ -276,7 +270,7 @@ class Trainer:
             reporter.step(row, position)
             if is_epoch_end:
                 clock.lap("host")
-                reporter.epoch(row, self._skipped)
+                reporter.epoch(row, position, self._skipped)
                 if self._log:
                     self._log.draw_now_and_then()
             is_over = False
@@ -293,7 +287,7 @@ class Trainer:
             if is_over:
                 return
             if is_epoch_end:
-                reporter.start_epoch()
+                reporter.start_epoch(position)
 
     def _read(self, step_s: float) -> tuple[Optional[LossRow], float, bool, float]:
         """Reads what the steps since the last call have told, and logs it.
