@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import zlib
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -195,7 +195,7 @@ def plan_run(
     updates = saved.schedule.updates if saved else 0
     frozen = updates + order.steps_left(start, config.freeze_backbone_epochs)
     if saved:
-        schedule = saved.schedule.resumed(steps, frozen, order.images_per_step)
+        schedule = saved.schedule.resumed(steps - start.steps, frozen, order.images_per_step)
     else:
         schedule = Schedule(steps, 0.0, frozen, order.images_per_step)
     settings = LoopSettings(
@@ -291,6 +291,8 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
     """Trains as configured; returns the step, whose network has been trained."""
     from src.training.precision import settle_precision
     from src.training.step import read_run
+    from src.training.trainer import EndOfRun, Trainer
+    from src.training.validation import Judge
     from src.weights.checkpoint import open_weights
 
     precision = settle_precision(config.amp_level, config.amp_dtype, config.loss_scaling, device.target)
@@ -307,64 +309,80 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
     start, settings, schedule = plan_run(config, order, saved)
     rates = learning_rates(config, schedule)
     graph = (
-        config.network, batch_size, config.accumulate_steps, config.img_height, config.img_width, config.loss,
-        config.grad_clip_norm, config.freeze_backbone_bn, config.sync_bn, config.jit_level, precision, rates,
+        config.network, config.batch_size, config.accumulate_steps, config.img_height, config.img_width, config.loss,
+        config.grad_clip_norm, config.freeze_backbone_bn, config.sync_bn, config.jit_level, config.op_precision,
+        config.allow_hf32, config.loss_scale_window, precision, rates,
     )  # fmt: skip
-    enable_compile_cache(config.enable_compile_cache, ("train", device.target, device.world, graph))
+    scored = (bool(config.eval_interval), bool(len(held_back)), config.val_data_name, config.predictor)
+    enable_compile_cache(
+        config.enable_compile_cache,
+        ("train", device.target, device.world, graph, scored),
+        shapes_vary=bool(config.eval_interval and config.val_data_name) and config.eval_shapes == "static",
+    )
     step = build_step(config, device, group, precision, rates, weights, saved, course)
-    last_score = saved.extra["judge"] if saved else {}
+    last_score, is_validation_due = (saved.extra["judge"], saved.extra["is_validation_due"]) if saved else ({}, False)
     del saved  # as large as the run itself
     group.check_equal("course and start of the run", f"{course} {start} {order.images_per_step}")
-    if start.steps >= settings.steps:
-        print(f"nothing to do: the run has all its {start.steps} steps (epoch_size, max_steps)")
-        with mirror_of(config, group, folder):  # the last copy may not have come to its end
-            return step
-
-    from src.training.trainer import EndOfRun, Trainer
-    from src.training.validation import Judge
-
-    def start_folder() -> np.ndarray:
-        folder.start(dump_config(config), start.epoch, start.step)
-        return np.zeros(1)
-
-    group.first_does(start_folder, 1)
-    try:
-        with ExitStack() as stack:
-            if group.rank == 0:
-                stack.enter_context(tee_to(folder.path / TRAIN_LOG, is_resumed=start.steps > 0))
-                describe_run(config, device, precision, order, settings, start, folder)
-            mirror = stack.enter_context(mirror_of(config, group, folder))
-            trainer = Trainer(
-                step,
-                order,
-                settings,
-                rates,
-                schedule,
-                course,
-                folder,
-                source.image_paths,
-                group,
-                last_checkpoint=resume_path,
-                validators=build_validators(config, step, held_back, group),
-                judge=Judge(config.patience, **last_score),
-                on_saved=mirror.copy_out if mirror else None,
+    judge = Judge(config.patience, **last_score)
+    is_all_done = start.steps >= settings.steps and not is_validation_due
+    if is_all_done or judge.is_patience_over:
+        if group.rank == 0:
+            why = f"the run has all its {start.steps} steps (epoch_size, max_steps)"
+            print(
+                f"nothing to do: {why if is_all_done else f'no better score in {judge.waited} validations (patience)'}"
             )
-            workers = worker_count(config.num_parallel_workers)
-            trainer.run(create_dataset(source, order, start.samples, settings.steps - start.steps, workers), start)
-            if group.rank == 0:
-                print(f"done: checkpoint {trainer.last_checkpoint}, losses {folder.path / LOSS_CSV} and loss.png")
-    except EndOfRun:
-        group.wait_for_all()  # the launcher ends the others soon after one has ended
-        raise
-    group.wait_for_all()
+        mirror = mirror_of(config, group, folder)
+        group.first_finishes(lambda: mirror and mirror.close())  # the last copy may not have come to its end
+        return step
+
+    def start_folder() -> None:
+        folder.start(dump_config(config), start.epoch, start.step)
+
+    group.first_finishes(start_folder)
+    with ExitStack() as stack:
+        if group.rank == 0:
+            stack.enter_context(tee_to(folder.path / TRAIN_LOG, is_resumed=start.steps > 0))
+            describe_run(config, device, precision, order, settings, start, folder)
+        mirror = mirror_of(config, group, folder)
+        trainer = Trainer(
+            step,
+            order,
+            settings,
+            rates,
+            schedule,
+            course,
+            folder,
+            source.image_paths,
+            group,
+            last_checkpoint=resume_path,
+            validators=build_validators(config, step, held_back, group),
+            judge=judge,
+            on_saved=mirror.copy_out if mirror else None,
+        )
+        dataset, ending, left = None, None, settings.steps - start.steps
+        if left:
+            dataset = create_dataset(source, order, start.samples, left, worker_count(config.num_parallel_workers))
+        try:
+            trainer.run(dataset, start, is_validation_due)
+        except EndOfRun as end:  # in all processes
+            ending = end
+        except BaseException as error:
+            if mirror:
+                mirror.close(error)
+            raise
+        group.first_finishes(lambda: mirror and mirror.close(ending))
+        if ending:
+            raise ending
+        if group.rank == 0:
+            print(f"done: checkpoint {trainer.last_checkpoint}, losses {folder.path / LOSS_CSV} and loss.png")
     return step
 
 
-def mirror_of(config: Config, group: Group, folder: RunFolder) -> AbstractContextManager[Optional[RunMirror]]:
+def mirror_of(config: Config, group: Group, folder: RunFolder) -> Optional[RunMirror]:
     """Makes what copies the run folder to ``train_url``, in the first process, if it is to be copied."""
     if group.rank == 0 and config.is_modelarts and config.train_url:
         return RunMirror(folder.path, config.train_url)
-    return nullcontext()
+    return None
 
 
 def describe_run(
@@ -384,8 +402,9 @@ def describe_run(
         f"run folder {folder.path}"
     )
     images = config.epoch_size * order.size - start.samples
-    rest = images - order.steps_left(start, config.epoch_size) * order.images_per_step
-    if rest:
+    left = order.steps_left(start, config.epoch_size)
+    rest = images - left * order.images_per_step
+    if rest and left == settings.steps - start.steps:
         print(
             f"the last {rest} images of the last epoch do not fill a step of {order.images_per_step} and are left out"
         )

@@ -95,5 +95,8 @@ def test_ranks_share_every_global_batch():
 
 
 def test_too_few_samples_for_a_step():
-    with pytest.raises(DataError, match=r"at least the 8 samples that one step takes \(4 x 2 devices\), found 7"):
+    with pytest.raises(
+        DataError,
+        match=r"at least the 8 samples that one step takes \(batch_size x accumulate_steps 4 x devices 2\), found 7",
+    ):
         SampleOrder(7, batch_size=4, seed=0, world=2)

@@ -32,7 +32,16 @@ SCHEDULE = Schedule(steps=15, offset=0.0, frozen=0, images_per_step=2, updates=7
 SLOW = LearningRate.constant(1e-3)
 FALLING = LearningRate(start=15.0, end=0.0, power=1.0, steps=15)  # 15, 14, 13 ...
 SCHEDULE_OF_NEW = Schedule(steps=15, offset=0.0, frozen=0, images_per_step=2)
-EXTRA = {"epoch": 2, "step": 3, "samples": 16, "steps": 8, "schedule": asdict(SCHEDULE), "course": COURSE, "judge": {}}
+EXTRA = {
+    "epoch": 2,
+    "step": 3,
+    "samples": 16,
+    "steps": 8,
+    "schedule": asdict(SCHEDULE),
+    "course": COURSE,
+    "judge": {},
+    "is_validation_due": False,
+}
 
 
 def batches():
@@ -171,15 +180,19 @@ def test_learning_rates_by_hand():
 
 
 def test_schedule_of_a_run_that_goes_on_with_other_steps():
-    """10 of 40 updates are done, a quarter of the fall; then steps of half the images: 60 more."""
+    """10 of 40 updates are done, a quarter of the fall; then steps of half the images: 60 more, for the rest of it."""
     then = Schedule(steps=40, offset=0.0, frozen=4, images_per_step=8, updates=10)
-    now = then.resumed(steps=70, frozen=10, images_per_step=4)
+    now = then.resumed(left=60, frozen=10, images_per_step=4)
     rates = [schedule.rate(1.0, 0.0, 1.0, is_encoder=True) for schedule in (then, now)]
     assert [rate.at(10) for rate in rates] == pytest.approx([0.75, 0.75], rel=1e-12)
-    assert (rates[1].at(10) - rates[1].at(11)) * 70 == pytest.approx(1, rel=1e-9)
+    assert [rates[1].at(update) for update in (11, 40, 70)] == pytest.approx([0.75 * 59 / 60, 0.375, 0], abs=1e-12)
+    once_more = Schedule(**{**asdict(now), "updates": 40}).resumed(left=10, frozen=10, images_per_step=12)
+    assert [once_more.rate(1.0, 0.0, 1.0, False).at(update) for update in (40, 50)] == pytest.approx(
+        [0.375, 0], abs=1e-12
+    )
     # With the same images, a step that was skipped has not moved the schedule, nor does resuming.
     skipped = Schedule(steps=40, offset=0.0, frozen=4, images_per_step=8, updates=9)
-    assert skipped.resumed(steps=40, frozen=3, images_per_step=8) == skipped
+    assert skipped.resumed(left=29, frozen=3, images_per_step=8) == skipped
 
 
 def test_optimizer_finds_the_rates_by_its_own_count():
@@ -191,7 +204,7 @@ def test_optimizer_finds_the_rates_by_its_own_count():
     ones = tuple(ms.ops.ones_like(parameter) for parameter in parameters)
     before = {p.name: p.asnumpy().astype(np.float64) for p in parameters}
     for update in range(3):
-        optimizer(ones)
+        optimizer(ones, ms.Tensor(True))
         for parameter in parameters:
             moved = before[parameter.name] - parameter.asnumpy()
             rate = rates[0 if "backbone" in parameter.name else 1].at(update)
@@ -476,7 +489,7 @@ def test_best_network_is_kept_and_patience_ends_the_run(tmp_path, capsys):
     assert "no better score in 2 validations (patience): the run ends here\n" in output
     assert saved == [["Midas_0-best.ckpt"]] * 2 + [["Midas_0-4_5.ckpt", "Midas_0-best.ckpt"]]
     assert read_ckpt(tmp_path / "Midas_0-best.ckpt")[1]["scores"] == {"loss": 3, "TUM delta>1.25": 7}
-    assert read_run(tmp_path / "Midas_0-4_5.ckpt").extra["judge"] == {"best": 3, "waited": 2}
+    assert read_run(tmp_path / "Midas_0-4_5.ckpt").extra["judge"] == {"name": "loss", "best": 3, "waited": 2}
     with pytest.raises(CheckpointError, match="found weights alone"):
         read_run(tmp_path / "Midas_0-best.ckpt")
     assert RunFolder(tmp_path).latest().path.name == "Midas_0-4_5.ckpt"
@@ -484,21 +497,35 @@ def test_best_network_is_kept_and_patience_ends_the_run(tmp_path, capsys):
 
 def test_stop_request_cuts_a_validation_short(tmp_path):
     def validate(is_asked):
-        hand_signal(signal.SIGTERM)
-        assert is_asked()
-        return [Score("loss", 0.0, 1)]
+        if trainer.judge.name == "stop":
+            hand_signal(signal.SIGTERM)
+            assert is_asked()
+        return [Score("loss", 4.0, 2)]
 
-    with pytest.raises(StoppedRun, match=r"stopped on request after epoch 1 step 5; .*Midas_0-1_5\.ckpt") as caught:
-        make_trainer(tmp_path, FakeStep(), validators=[validate], save_epochs=100).run(FakeDataset(15), Position())
-    assert caught.value.exit_status == 143
-    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["Midas_0-1_5.ckpt"]  # no best one
-    assert not (tmp_path / "val.csv").exists()
+    for epochs in (1, 3):  # at the end of the run, too
+        folder = tmp_path / str(epochs)
+        trainer = make_trainer(folder, FakeStep(), epochs, validators=[validate], judge=Judge(0, "stop"), save_epochs=9)
+        with pytest.raises(StoppedRun, match=r"stopped on request after epoch 1 step 5; .*Midas_0-1_5\.ckpt") as caught:
+            trainer.run(FakeDataset(5 * epochs), Position())
+        assert caught.value.exit_status == 143
+        assert [path.name for path in folder.glob("*.ckpt")] == ["Midas_0-1_5.ckpt"]  # no best one
+        assert not (folder / "val.csv").exists()
+        saved = read_run(folder / "Midas_0-1_5.ckpt")
+        assert saved.extra["is_validation_due"]
+        # A run that goes on makes up for it first.
+        trainer = make_trainer(folder, FakeStep(), epochs, validators=[validate], save_epochs=9)
+        rest = FakeDataset(5 * (epochs - 1)) if epochs > 1 else None
+        trainer.run(rest, saved.position, saved.extra["is_validation_due"])
+        assert [(row.epoch, row.value) for row in read_val_csv(folder / "val.csv")] == [
+            (n + 1, 2) for n in range(epochs)
+        ]
+        assert not read_run(folder / f"Midas_0-{epochs}_5.ckpt").extra["is_validation_due"]
 
 
 def test_checkpoints_by_the_clock(tmp_path):
     saved = []
     trainer = make_trainer(
-        tmp_path, FakeStep(), save_epochs=100, save_minutes=1e-9, log_interval=1, keep_checkpoints=99,
+        tmp_path, FakeStep(), save_epochs=100, save_minutes=1e-9, log_interval=1000, keep_checkpoints=99,
         on_saved=lambda: saved.append(trainer.last_checkpoint.name),
     )  # fmt: skip
     trainer.run(FakeDataset(15), Position())

@@ -13,11 +13,42 @@ from src.common.errors import MidasError
 if TYPE_CHECKING:
     from mindspore import Parameter
 
-# A collective operation may give up after minutes, and checking a large training set takes longer: those who wait are
-# told that the work goes on.
+# A collective operation gives up when a process is late: on the CPU after 30 s, on Ascend and GPU after minutes. What
+# one process does alone may take longer: those who wait are told that the work goes on.
 _HEARTBEAT_S = 5.0
 _WORKING, _DONE, _FAILED = 1, 2, 3
 _CHUNK = 1 << 22  # numbers that are summed at once
+
+
+class Meeting:
+    """Work of which each process does a share; those who have finished wait, and all of them hear if one is to stop.
+
+    Every process calls ``is_asked`` before each item of its share, and ``finish`` once, after the last.
+
+    Args:
+        group: The processes.
+        is_asked_here: Whether this process is to stop.
+    """
+
+    def __init__(self, group: "Group", is_asked_here: Callable[[], bool]):
+        self._group, self._is_asked_here = group, is_asked_here
+        self._is_asked = False
+
+    def is_asked(self) -> bool:
+        """Returns whether one of the processes is to stop, the same in all of them."""
+        self._tell(1)
+        return self._is_asked
+
+    def finish(self) -> bool:
+        """Waits for the others; returns whether one of the processes was to stop."""
+        while self._tell(0):
+            pass
+        return self._is_asked
+
+    def _tell(self, is_at_work: float) -> float:
+        asked, at_work = self._group.sum(np.array([float(self._is_asked_here()), is_at_work])).tolist()
+        self._is_asked = self._is_asked or asked > 0
+        return at_work
 
 
 class Group:
@@ -73,6 +104,15 @@ class Group:
             self.sum(np.array([_WORKING]))
         self.sum(np.array([_FAILED if future.exception() else _DONE]))
         return self.sum(future.result())
+
+    def first_finishes(self, work: Callable[[], None]) -> None:
+        """Lets the first process finish something, however long it takes; the others wait. See ``first_does``."""
+
+        def done() -> np.ndarray:
+            work()
+            return np.zeros(1)
+
+        self.first_does(done, 1)
 
     def share(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns the arrays that the first process has, in all of them.

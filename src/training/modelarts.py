@@ -156,6 +156,17 @@ class RunMirror:
     def __exit__(
         self, _kind: Optional[type], error: Optional[BaseException], _traceback: Optional[TracebackType]
     ) -> None:
+        self.close(error)
+
+    def close(self, error: Optional[BaseException] = None) -> None:
+        """Waits until all is there.
+
+        Args:
+            error: What has ended the run, if not its own end; it will be told, and a failing copy beside it.
+
+        Raises:
+            MidasError: It cannot be copied, and there is no ``error``.
+        """
         self._pool.shutdown(cancel_futures=True)
         try:
             self._copy()
@@ -163,7 +174,7 @@ class RunMirror:
             text = f"{failure}; the run itself is complete in {self.folder}: copy it from there"
             if error is None:
                 raise MidasError(text) from failure
-            print(f"error: {one_line(text)}", file=sys.stderr, flush=True)  # what has ended the run is told as well
+            print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
 
     def _copy_or_warn(self) -> None:
         try:

@@ -44,7 +44,7 @@ class LearningRate:
     start: float
     end: float
     power: float
-    steps: int
+    steps: float
     offset: float = 0.0
     frozen: int = 0
 
@@ -66,31 +66,32 @@ class Schedule:
     """What the learning rates of a run have in common; part of its checkpoints.
 
     Attributes:
-        steps: Of the whole run, had it always had as many images per step as now.
+        steps: Of the whole run, had it always had as many images per step as now; not whole after a change of that.
         offset: See ``LearningRate``.
         frozen: Updates before which the encoder's rate is 0.
         images_per_step: Of all processes.
         updates: Done so far.
     """
 
-    steps: int
+    steps: float
     offset: float
     frozen: int
     images_per_step: int
     updates: int = 0
 
-    def resumed(self, steps: int, frozen: int, images_per_step: int) -> "Schedule":
+    def resumed(self, left: int, frozen: int, images_per_step: int) -> "Schedule":
         """Returns the schedule of the run from here on.
 
         Args:
-            steps: Of the whole run: those done, and those to be done with ``images_per_step``.
+            left: Steps to be done, with ``images_per_step``.
             frozen: As an attribute, for that number of images.
             images_per_step: From here on.
         """
         if images_per_step == self.images_per_step:
-            # A step that was skipped is no update: what was planned at the start holds.
-            return Schedule(steps, self.offset, self.frozen, images_per_step, self.updates)
+            return self  # a step that was skipped is no update: what was planned at the start holds
         done = (self.updates + self.offset) / self.steps
+        # What is left of the fall takes what is left of the run.
+        steps = left / (1 - done) if done < 1 else self.steps
         return Schedule(steps, done * steps - self.updates, frozen, images_per_step, self.updates)
 
     def rate(self, start: float, end: float, power: float, is_encoder: bool) -> LearningRate:

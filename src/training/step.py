@@ -18,13 +18,17 @@ from src.weights.formats import MINDSPORE, format_of
 
 _half_square = ops.MultitypeFuncGraph("half_square")
 _half_square_on_cpu = ops.MultitypeFuncGraph("half_square_on_cpu")
-_scaled = ops.MultitypeFuncGraph("scaled")
+_usable = ops.MultitypeFuncGraph("usable")
+_usable_as_it_is = ops.MultitypeFuncGraph("usable_as_it_is")
+_adam = ops.MultitypeFuncGraph("adam")
 _pick = ops.MultitypeFuncGraph("pick")
 _add = ops.MultitypeFuncGraph("add")
 _assign = ops.MultitypeFuncGraph("assign")
 _copy = ops.MultitypeFuncGraph("copy")
 _zero = ops.MultitypeFuncGraph("zero")
 _restore_unless = ops.MultitypeFuncGraph("restore_unless")
+
+_LOSS_SCALE = ("loss_scale", "loss_scale_counter")  # names in a checkpoint
 
 
 @_half_square.register("Tensor")
@@ -38,9 +42,23 @@ def _half_square_of_tensor_on_cpu(gradient):
     return ops.MatMul(transpose_b=True)(row, row).reshape(()) / 2
 
 
-@_scaled.register("Tensor", "Tensor")
-def _scaled_tensor(factor, gradient):
-    return gradient * factor.astype(gradient.dtype)
+@_usable.register("Tensor", "Tensor", "Tensor")
+def _usable_gradient(is_finite, factor, gradient):
+    return ops.select(is_finite, gradient * factor, ops.zeros_like(gradient))
+
+
+@_usable_as_it_is.register("Tensor", "Tensor")
+def _usable_gradient_as_it_is(is_finite, gradient):
+    return ops.select(is_finite, gradient, ops.zeros_like(gradient))
+
+
+@_adam.register(
+    "Function", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor"
+)
+def _adam_of_parameter(
+    adam, beta1_power, beta2_power, beta1, beta2, epsilon, rate, gradient, parameter, moment1, moment2
+):
+    return adam(parameter, moment1, moment2, beta1_power, beta2_power, rate, beta1, beta2, epsilon, gradient)
 
 
 @_pick.register("Tensor", "Tensor", "Bool")
@@ -113,12 +131,39 @@ class TwoRateAdam(nn.Adam):
             ]
         )
         self.encoder_rate, self.decoder_rate = _Rate(encoder_rate), _Rate(decoder_rate)
-        self.pick = ops.HyperMap()
+        self.each = ops.HyperMap()
 
-    def get_lr(self):
-        """Returns the learning rate of each parameter for the present update."""
+    def construct(self, gradients, is_finite):
+        """Updates the parameters, moments and counters, or leaves all of them exactly as they are.
+
+        It has no branch, which the host would wait for the device to take: where the gradients are not finite, the
+        rates are 0 and the moments are kept whole (their decay is 1).
+
+        Args:
+            gradients: Of the parameters; zeros where they are not finite.
+            is_finite: bool scalar.
+        """
+        factor = is_finite.astype(ms.float32)
         encoder_rate, decoder_rate = self.encoder_rate(self.global_step), self.decoder_rate(self.global_step)
-        return self.pick(ops.partial(_pick, encoder_rate, decoder_rate), self._is_encoder)
+        rates = self.each(ops.partial(_pick, encoder_rate * factor, decoder_rate * factor), self._is_encoder)
+        ops.assign_add(self.global_step, is_finite.astype(ms.int32).reshape((1,)))
+        beta1, beta2 = 1 + factor * (self.beta1 - 1), 1 + factor * (self.beta2 - 1)
+        powers = self.beta1_power * self.beta1, self.beta2_power * self.beta2
+        update = ops.partial(_adam, self.opt, powers[0], powers[1], beta1, beta2, self.eps)
+        done = self.each(update, rates, gradients, self._parameters, self.moment1, self.moment2)
+        ops.assign(self.beta1_power, ops.select(is_finite, powers[0], self.beta1_power))
+        ops.assign(self.beta2_power, ops.select(is_finite, powers[1], self.beta2_power))
+        return done
+
+
+def _scaling(scaler: Optional[amp.LossScaler]) -> ms.ParameterTuple:
+    """Returns the parameters of a loss scaler, for a cell whose graph uses them.
+
+    A graph from the compile cache finds its parameters among those of the cell, and takes others for them if they are
+    not there. A scaler is no cell, nor is a function of which a gradient is taken.
+    """
+    held = vars(scaler).values() if scaler else ()
+    return ms.ParameterTuple(value for value in held if isinstance(value, ms.Parameter))
 
 
 class _NetworkWithLoss(nn.Cell):
@@ -126,7 +171,7 @@ class _NetworkWithLoss(nn.Cell):
 
     def __init__(self, net: nn.Cell, loss: nn.Cell, scaler: Optional[amp.LossScaler]):
         super().__init__(auto_prefix=False)
-        self.net, self.loss, self.scaler = net, loss, scaler
+        self.net, self.loss, self.scaler, self.scaling = net, loss, scaler, _scaling(scaler)
 
     def construct(self, image, target, mask, valid):
         prediction = self.net(image)
@@ -171,7 +216,12 @@ class _Update(nn.Cell):
         noted: Sequence[ms.Parameter],
     ):
         super().__init__(auto_prefix=False)
-        self.optimizer, self.grad_clip_norm, self.scaler = optimizer, grad_clip_norm, scaler
+        self.optimizer, self.grad_clip_norm, self.scaler, self.scaling = (
+            optimizer,
+            grad_clip_norm,
+            scaler,
+            _scaling(scaler),
+        )
         self.average = nn.Identity() if world == 1 else nn.DistributedGradReducer(optimizer.parameters)
         self.sum = nn.Identity() if world == 1 else ops.AllReduce(ops.ReduceOp.SUM)
         self.share = ms.Tensor([1 / world, 1], ms.float32)
@@ -187,15 +237,17 @@ class _Update(nn.Cell):
         if self.scaler is not None:
             scale = scale * self.scaler.scale_value
         norm = ops.sqrt(2 * ops.addn(self.each(self.half_square, gradients))) / scale  # NaN and infinity stay in it
+        is_finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(told[0]))
         if self.grad_clip_norm > 0:
             factor = self.grad_clip_norm / ops.maximum(norm, ops.full_like(norm, self.grad_clip_norm))
-            gradients = self.each(ops.partial(_scaled, factor / scale), gradients)
+            gradients = self.each(ops.partial(_usable, is_finite, factor / scale), gradients)
         elif self.scaler is not None:
-            gradients = self.each(ops.partial(_scaled, 1 / scale), gradients)
-        is_finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(told[0]))
-        if is_finite:
-            self.optimizer(gradients)
+            gradients = self.each(ops.partial(_usable, is_finite, 1 / scale), gradients)
+        else:
+            gradients = self.each(ops.partial(_usable_as_it_is, is_finite), gradients)
+        updated = self.optimizer(gradients, is_finite)
         told = ops.concat((told[:1], ops.stack((is_finite.astype(ms.float32), told[1], scale)), told[2:]))
+        told = ops.depend(told, updated)
         if self.scaler is not None:
             told = ops.depend(told, self.scaler.adjust(is_finite))
             told = ops.depend(told, self.each(ops.partial(_restore_unless, is_finite), self.statistics, self.noted))
@@ -205,8 +257,9 @@ class _Update(nn.Cell):
 class _WholeStep(nn.Cell):
     """A step in one graph: (image, target, mask, notes) -> what ``TrainStep`` tells."""
 
-    def __init__(self, begin: _Begin, value_and_grad: Callable, update: _Update):
+    def __init__(self, network: _NetworkWithLoss, begin: _Begin, value_and_grad: Callable, update: _Update):
         super().__init__(auto_prefix=False)
+        self.network = network  # see ``_scaling``
         self.begin, self.value_and_grad, self.update = begin, value_and_grad, update
 
     def construct(self, image, target, mask, notes):
@@ -218,8 +271,9 @@ class _WholeStep(nn.Cell):
 class _Part(nn.Cell):
     """(image, target, mask, valid, told so far) -> told so far; adds the gradients of a part of a batch to ``sums``."""
 
-    def __init__(self, value_and_grad: Callable, sums: Sequence[ms.Parameter]):
+    def __init__(self, network: _NetworkWithLoss, value_and_grad: Callable, sums: Sequence[ms.Parameter]):
         super().__init__(auto_prefix=False)
+        self.network = network  # see ``_scaling``
         self.value_and_grad, self.sums = value_and_grad, ms.ParameterTuple(sums)
         self.each = ops.HyperMap()
 
@@ -288,10 +342,10 @@ class TrainStep:
         begin = _Begin(loss, world, statistics, noted)
         update = _Update(optimizer, grad_clip_norm, world, scaler, statistics, noted)
         if parts == 1:
-            self._whole = _WholeStep(begin, value_and_grad, update)
+            self._whole = _WholeStep(network, begin, value_and_grad, update)
         else:
             sums = optimizer.parameters.clone(prefix="sum", init="zeros")
-            self._begin, self._part, self._finish = begin, _Part(value_and_grad, sums), _Finish(update, sums)
+            self._begin, self._part, self._finish = begin, _Part(network, value_and_grad, sums), _Finish(update, sums)
 
     def __call__(self, image: ms.Tensor, target: ms.Tensor, mask: ms.Tensor, notes: ms.Tensor) -> ms.Tensor:
         """Does a step."""
@@ -311,7 +365,7 @@ class TrainStep:
         parameters = {p.name: p for p in (*self.net.get_parameters(), *self.optimizer.get_parameters())}
         state = {name: p for name, p in parameters.items() if not name.startswith("learning_rate")}
         if self.is_scale_dynamic:
-            state |= {"loss_scale": self.scaler.scale_value, "loss_scale_counter": self.scaler.counter}
+            state |= dict(zip(_LOSS_SCALE, (self.scaler.scale_value, self.scaler.counter)))
         return state
 
     def statistics(self) -> dict[str, ms.Parameter]:
@@ -389,6 +443,9 @@ def restore(step: TrainStep, saved: SavedRun, course: Mapping[str, Any]) -> None
             f"start a new run with its weights: --model_weights {path}"
         )
     parameters = step.state()
+    for name in _LOSS_SCALE:  # of a run that had none, on another kind of device
+        if name not in tensors:
+            parameters.pop(name, None)
     wrong = [name for name, p in parameters.items() if name not in tensors or tensors[name].shape != tuple(p.shape)]
     if wrong:
         raise CheckpointError(

@@ -14,7 +14,7 @@ import numpy as np
 from src.common.errors import CheckpointError, DataError, MidasError, end_at_once
 from src.common.progress import format_seconds
 from src.common.stop import Requests, stop_between_items
-from src.training.group import Group
+from src.training.group import Group, Meeting
 from src.training.loss_log import LossLog, LossRow
 from src.training.run_folder import RunFolder
 from src.training.schedule import LearningRate, LoopSettings, Schedule
@@ -189,31 +189,42 @@ class Trainer:
         self._unsaved: Optional[Position] = None
         self._requests = Requests()
         self._updates = schedule.updates
-        self._skipped = self._skipped_in_a_row = 0
+        self._skipped_in_a_row = 0
         self._saved_at = time.monotonic()
 
-    def run(self, dataset: Any, start: Position) -> None:
+    def run(self, dataset: Any, start: Position, is_validation_due: bool = False) -> None:
         """Trains from ``start`` to the end of the last epoch.
 
         SIGINT and SIGTERM, to any of the processes, end the run after the step at hand, with a checkpoint; a second one
         ends the process at once.
 
         Args:
-            dataset: MindSpore data set of (image, target, mask) batches for all remaining steps.
+            dataset: MindSpore data set of (image, target, mask) batches for all remaining steps; None without any.
             start: Where the run starts.
+            is_validation_due: Whether the run was stopped in the validation after ``start``.
 
         Raises:
             StoppedRun: The run was asked to stop.
             EndOfRun: A loss or gradient is not finite.
-            DataError: A file has become unreadable, or a loader has died; what had been learnt is saved before.
+            DataError: A file has become unreadable, or a loader has died; what had been learnt is saved before, if it
+                happened in the first process.
         """
         if self.group.rank == 0:
             self._log = LossLog(self.folder.path, self.order.size, start.epoch, start.step)
         reporter = _Reporter(self.order, self.settings, start, is_silent=self.group.rank != 0)
         announcement = "asked to stop: the run ends after this step, with a checkpoint"
-        with Batches(dataset, self._give_up) as source, stop_between_items(announcement) as self._requests:
+        with stop_between_items(announcement) as self._requests:
             try:
-                self._loop(source, start, reporter, self._requests)
+                if is_validation_due and self.validators:
+                    is_over, is_cut_short = self._validate(start, reporter)
+                    if is_cut_short:
+                        raise self._stopped(start)
+                    self.save(start)
+                    if is_over:
+                        return
+                if dataset is not None:
+                    with Batches(dataset, self._give_up) as source:
+                        self._loop(source, start, reporter, self._requests)
             except DataError as error:
                 raise self._keep(str(error)) from error
             finally:
@@ -223,7 +234,10 @@ class Trainer:
         """Saves what has been learnt so far, and returns the error that says what has happened and how to go on."""
         self._read(0.0)
         if self._unsaved and self.group.rank == 0:  # no other process has a checkpoint to write, or to name
-            self._write(self._unsaved)
+            path = self.folder.checkpoint_path(self._unsaved.epoch, self._unsaved.step)
+            arrays = {name: parameter.asnumpy() for name, parameter in self.step.state().items()}
+            self._write(path, arrays, self._extra(self._unsaved))
+            self._note_checkpoint(path)
         return DataError(f"{fault}; {self._how_to_go_on()}")
 
     def _give_up(self, fault: str) -> None:
@@ -256,6 +270,7 @@ class Trainer:
             # Once, as a signal may come at any time; with several processes, what all of them have been told counts.
             is_asked = self.group.world == 1 and bool(requests)
             is_look_due = done >= next_look or done % self.settings.log_interval == 0
+            is_look_due = is_look_due or (self.group.world == 1 and self._is_time_to_save())
             if not (is_asked or is_look_due or is_epoch_end or is_save_due):
                 continue
             clock.lap("host")
@@ -270,20 +285,16 @@ class Trainer:
             reporter.step(row, position)
             if is_epoch_end:
                 clock.lap("host")
-                reporter.epoch(row, position, self._skipped)
+                reporter.epoch(row, position, position.steps - self._updates)
                 if self._log:
                     self._log.draw_now_and_then()
-            is_over = False
+            is_over = is_cut_short = False
             if is_epoch_end and self._is_validation_due(position):
-                if is_save_due:
-                    self.save(position)  # a validation may take long; what it decides is saved below
                 is_over, is_cut_short = self._validate(position, reporter)
-                is_asked = is_asked or is_cut_short
-            if is_asked or is_save_due or is_time_up or is_over:
-                self.save(position)
-            if is_asked and not is_run_end:
-                where = f"after epoch {position.epoch} step {position.step}"
-                raise StoppedRun(f"stopped on request {where}; {self._how_to_go_on()}")
+            if is_asked or is_save_due or is_time_up or is_over or is_cut_short:
+                self.save(position, is_cut_short)
+            if is_cut_short or (is_asked and not is_run_end):
+                raise self._stopped(position)
             if is_over:
                 return
             if is_epoch_end:
@@ -341,7 +352,6 @@ class Trainer:
         """Counts a step that was not finite; raises EndOfRun if that is no overflow that a smaller scale cures."""
         if self.step.scaler is None:
             self._raise_not_finite(position, loss)
-        self._skipped += 1
         self._skipped_in_a_row += 1
         is_lowest = scale <= 1 or not self.step.is_scale_dynamic
         if is_lowest and self._skipped_in_a_row >= _MOST_SKIPPED:
@@ -372,20 +382,22 @@ class Trainer:
         """
         start = time.perf_counter()
         self._average_statistics()
-        scores = [score for validator in self.validators for score in validator(lambda: bool(self._requests))]
-        values = merge(scores, self.group)
-        if self.group.sum(np.array([float(bool(self._requests))]))[0]:
+        meeting = Meeting(self.group, lambda: bool(self._requests))
+        scores = [score for validator in self.validators for score in validator(meeting.is_asked)]
+        if meeting.finish():
             return False, True
+        values = merge(scores, self.group)
         is_best = self.judge.judge(values)
         shown = ", ".join(f"{name} {value:.5g}" for name, value in values.items())
         best = ", the best so far" if is_best else ""
         reporter.print(f"validation: {shown}{best} ({time.perf_counter() - start:.1f} s)")
         if self._log:
             self._log.append_scores(position.epoch, position.step, position.samples, values)
-        if is_best and self.group.rank == 0:
+        if is_best:
             weights = {p.name: p for p in self.step.net.get_parameters()}
             self._save_file(self.folder.best_path, weights, {"course": dict(self.course), "scores": values})
-            self.on_saved()
+            if self.group.rank == 0:
+                self.on_saved()
         if self.judge.is_patience_over:
             reporter.print(f"no better score in {self.judge.waited} validations (patience): the run ends here")
         return self.judge.is_patience_over, False
@@ -405,31 +417,49 @@ class Trainer:
         for parameter, array, part in zip(statistics.values(), arrays, parts):
             parameter.set_data(ms.Tensor(part.reshape(array.shape)))
 
-    def save(self, position: Position) -> None:
-        """Writes a checkpoint and deletes those that are too old; every process must call it."""
-        self._average_statistics()
-        self._write(position)
+    def save(self, position: Position, is_validation_due: bool = False) -> None:
+        """Writes a checkpoint and deletes those that are too old; every process must call it.
 
-    def _write(self, position: Position) -> None:
+        Args:
+            position: Of the run.
+            is_validation_due: Whether the validation there was cut short: a resumed run starts with it.
+        """
+        self._average_statistics()
         path = self.folder.checkpoint_path(position.epoch, position.step)
-        if self.group.rank == 0:
-            extra = {
-                **asdict(position),
-                "schedule": asdict(replace(self.schedule, updates=self._updates)),
-                "course": dict(self.course),
-                "judge": self.judge.state(),
-            }
-            self._save_file(path, self.step.state(), extra)
+        self._save_file(path, self.step.state(), self._extra(position, is_validation_due))
+        self._note_checkpoint(path)
+
+    def _extra(self, position: Position, is_validation_due: bool = False) -> dict[str, Any]:
+        return {
+            **asdict(position),
+            "schedule": asdict(replace(self.schedule, updates=self._updates)),
+            "course": dict(self.course),
+            "judge": self.judge.state(),
+            "is_validation_due": is_validation_due,
+        }
+
+    def _note_checkpoint(self, path: Path) -> None:
         self.last_checkpoint, self._unsaved, self._saved_at = path, None, time.monotonic()
         if self.group.rank == 0:
             self.folder.prune(self.settings.keep_checkpoints)
             self.on_saved()
 
     def _save_file(self, path: Path, parameters: Mapping[str, ms.Parameter], extra: Mapping[str, Any]) -> None:
+        """Writes a file in the first process, while the others wait."""
+        arrays = {}
+        if self.group.rank == 0:  # read here, since the file may be written in a thread
+            arrays = {name: parameter.asnumpy() for name, parameter in parameters.items()}
+        self.group.first_finishes(lambda: self._write(path, arrays, extra))
+
+    def _write(self, path: Path, arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
         try:
-            save_checkpoint(path, parameters, extra)
+            save_checkpoint(path, arrays, extra)
         except CheckpointError as error:  # a full disk
             raise CheckpointError(f"{error}; {self._how_to_go_on()}") from error
+
+    def _stopped(self, position: Position) -> StoppedRun:
+        where = f"after epoch {position.epoch} step {position.step}"
+        return StoppedRun(f"stopped on request {where}; {self._how_to_go_on()}")
 
     def _raise_not_finite(self, position: Position, loss: float, often: str = "") -> NoReturn:
         what = f"gradients: expected finite numbers, found NaN or infinity{often}"

@@ -171,19 +171,22 @@ class Judge:
 
     Args:
         patience: How many validations in a row may pass without a better score; 0: any number.
-        best: The best score so far, and
+        name: Of the score that decides,
+        best: the best so far, and
         waited: how many validations have passed since, of a run that is resumed (``state``).
     """
 
-    def __init__(self, patience: int, best: Optional[float] = None, waited: int = 0):
-        self.patience, self.best, self.waited = patience, best, waited
+    def __init__(self, patience: int, name: str = "", best: Optional[float] = None, waited: int = 0):
+        self.patience, self.name, self.best, self.waited = patience, name, best, waited
 
     def judge(self, values: Mapping[str, float]) -> bool:
         """Takes the values of a validation, the first of which decides; tells whether it is the best so far.
 
-        A value that is not finite is worse than any other.
+        A value that is not finite is worse than any other. Where another score decides than before, it starts anew.
         """
-        value = next(iter(values.values()))
+        name, value = next(iter(values.items()))
+        if name != self.name:
+            self.name, self.best, self.waited = name, None, 0
         is_best = math.isfinite(value) and (self.best is None or value < self.best)
         if is_best:
             self.best, self.waited = value, 0
@@ -197,5 +200,5 @@ class Judge:
         return 0 < self.patience <= self.waited
 
     def state(self) -> dict[str, Any]:
-        """Returns ``best`` and ``waited``, as JSON has them, for the checkpoint."""
-        return {"best": self.best, "waited": self.waited}
+        """Returns ``name``, ``best`` and ``waited``, as JSON has them, for the checkpoint."""
+        return {"name": self.name, "best": self.best, "waited": self.waited}

@@ -62,7 +62,7 @@ class SampleOrder:
         if self.size < self.images_per_step:
             raise DataError(
                 f"training data: expected at least the {self.images_per_step} samples that one step takes "
-                f"({self.batch_size} x {self.world} devices), found {self.size}"
+                f"(batch_size x accumulate_steps {self.batch_size} x devices {self.world}), found {self.size}"
             )
 
     @property
