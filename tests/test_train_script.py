@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, TINY_FLAGS
@@ -367,3 +368,21 @@ def test_compile_cache_does_not_outlive_a_setting(repo, train_data, uninterrupte
     assert found[0] == found[2]
     assert found[0][0] == found[1][0]  # the first loss comes before any gradient
     assert found[0][-1] != found[1][-1]
+    assert_equal_checkpoints(tmp_path / "0", tmp_path / "2")  # statistics of normalisation, too
+
+
+def assert_equal_checkpoints(one, other):
+    tensors, others = (read_ckpt(next(folder.glob("*-1_*.ckpt")))[0] for folder in (one, other))
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        assert np.array_equal(tensor, others[name]), name
+
+
+def test_compile_cache_keeps_graphs_of_several_parts_and_a_loss_scale(repo, train_data, tmp_path):
+    """A kept graph must find the parameters of this process: sums of gradients, the scale, the network."""
+    words = ["--enable_compile_cache", "True", "--max_steps", "4", "--accumulate_steps", "2", "--batch_size", "1"]
+    for name in ("first", "second"):
+        result = train(repo, train_data, tmp_path / name, *words, "--amp_level", "O1", "--loss_scale", "4")
+        assert result.returncode == 0, result.stderr
+    assert losses(tmp_path / "first") == losses(tmp_path / "second")
+    assert_equal_checkpoints(tmp_path / "first", tmp_path / "second")

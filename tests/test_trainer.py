@@ -14,7 +14,7 @@ from torch_midas import TorchMidas, lively, torch_loss
 from src.common.errors import CheckpointError, DataError
 from src.loss import create_loss
 from src.midas_net import MidasNet
-from src.training.group import Group
+from src.training.group import Group, Meeting
 from src.training.loss_log import LossLog, read_loss_csv, read_val_csv
 from src.training.precision import freeze_normalisation
 from src.training.run_folder import RunFolder
@@ -573,6 +573,40 @@ def test_time_of_steps_is_that_of_a_device_that_lags_behind(tmp_path, monkeypatc
     monkeypatch.setattr(FakeStep, "__call__", lambda self, number, notes: Told(number, notes))
     make_trainer(tmp_path, FakeStep(), log_interval=1000).run(FakeDataset(15), Position())
     assert [row.seconds for row in read_loss_csv(tmp_path / "loss.csv")] == [1.0] * 15
+
+
+class GroupOfTwo(Group):
+    """The first of two processes; what the other one would have given."""
+
+    def __init__(self, other):
+        super().__init__(0, 2)
+        self.other = other
+
+    def sum(self, values):
+        return values + self.other(values)
+
+
+def test_statistics_of_a_checkpoint_are_the_mean_of_all_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("mindspore.ops.AllReduce", lambda *_: None)
+    mean = ms.Parameter(ms.Tensor([[1.0, 2.0]]), name="bn.moving_mean")
+    variance = ms.Parameter(ms.Tensor([4.0]), name="bn.moving_variance")
+    trainer = make_trainer(tmp_path, FakeStep())
+    trainer.step.statistics = lambda: {"bn.moving_mean": mean, "bn.moving_variance": variance}
+    theirs = np.array([3.0, 6.0, 8.0]) / 2
+    trainer.group = GroupOfTwo(lambda values: theirs if len(values) == 3 else 0 * values)
+    trainer.group.first_finishes = lambda work: work()
+    trainer.save(Position(1, 1, 2, 1))
+    assert (mean.asnumpy().tolist(), variance.asnumpy().tolist()) == ([[2, 4]], [6])
+
+
+def test_meeting_goes_on_until_all_have_finished(monkeypatch):
+    """This process has one item, the other three; the other is asked to stop before its third."""
+    monkeypatch.setattr("mindspore.ops.AllReduce", lambda *_: None)
+    others = iter([(0, 1), (0, 1), (1, 1), (0, 0)])  # asked, at work
+    meeting = Meeting(GroupOfTwo(lambda values: np.array(next(others))), lambda: False)
+    assert not meeting.is_asked()
+    assert meeting.finish()
+    assert next(others, None) is None
 
 
 def test_group_of_one():
