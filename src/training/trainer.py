@@ -70,8 +70,7 @@ class Clock:
         total = sum(seconds.values())
         text = (
             f"of {total * 1000:.0f} ms a step, {seconds['device'] * 1000:.0f} computing, "
-            f"{seconds['data'] * 1000:.0f} waiting for training data, {seconds['host'] * 1000:.0f} for the rest "
-            "(starting steps, logs, checkpoints)"
+            f"{seconds['data'] * 1000:.0f} waiting for training data, {seconds['host'] * 1000:.0f} other"
         )
         if seconds["data"] > 0.2 * total:
             text += "; more num_parallel_workers, or faster storage, would help"
