@@ -5,6 +5,7 @@ test_eval_script.py.
 """
 
 import csv
+import errno
 import json
 import os
 import re
@@ -495,7 +496,7 @@ def test_taken_port_is_named_at_once(train_data, two):
         port = taken.getsockname()[1]
         result = run_script(script, *words, **{**variables, "MASTER_PORT": port})
     assert result.returncode == 2
-    assert f"MASTER_PORT: expected a free port, found {port}" in result.stderr
+    assert f"MASTER_PORT: expected a free port, found {port} (Address already in use)" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -530,6 +531,77 @@ def test_request_that_comes_before_the_processes_are_there(train_data, two, tmp_
     assert process.returncode == 143
     assert errors.splitlines()[-1].endswith("; there is no checkpoint yet")
     assert not (tmp_path / "the run" / "loss.csv").exists()
+
+
+@pytest.fixture
+def launch(repo, monkeypatch):
+    monkeypatch.syspath_prepend(repo / "scripts")
+    import launch
+
+    return launch
+
+
+@pytest.fixture
+def run_shells(launch, monkeypatch, tmp_path):
+    """Returns a function that runs a shell script in the place of each process; it finds the number in RANK_ID."""
+    monkeypatch.setattr(launch, "_POLL_S", 0.5)
+    monkeypatch.setattr(launch, "_GRACE_S", 2.0)
+
+    def run(code, size=2):
+        started = launch.Run(launch.Plan(size, 1, 0, "127.0.0.1", 1, tmp_path), ["sh", "-c", code])
+        started.watch()
+        return started
+
+    return run
+
+
+ROLES = "[ $MS_ROLE = MS_SCHED ] && exec sleep 50; case $RANK_ID in 0) {};; 1) {};; esac"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "rank", "how"),
+    [
+        ("sleep 1.2; kill -ABRT $$", "exit 1", 1, ""),  # MindSpore aborts for want of the second
+        ("sleep 0.2; exit 1", "sleep 0.2; kill -KILL $$", 1, "SIGKILL"),  # found at the same time
+        ("sleep 1; exit 2", "exit 1", 0, ""),  # the second ends since the first does
+        ("kill -35 $$", "sleep 50", 0, "signal 35"),
+    ],
+)
+def test_culprit(run_shells, first, second, rank, how):
+    run = run_shells(ROLES.format(first, second))
+    assert run.culprit() is run.workers[rank]
+    assert run.culprit().signal_name == how
+    assert run.has_failed
+
+
+def test_what_is_shown_of_a_log(run_shells, capsys, tmp_path):
+    goodbye = "[INFO] DISTRIBUTED(7,7f,python):2026 [tcp_client.cc:269] Start] Event base dispatch success!"
+    print_all = f"printf 'one\\n[WARNING] two\\n{goodbye}\\nthr'; sleep 0.5; printf 'ee'; exit 1"
+    (tmp_path / "worker_0.log").write_text("of the last time")
+    run = run_shells(ROLES.format(print_all, "sleep 50"))
+    assert capsys.readouterr().out == "one\n[WARNING] two\nthree\n"
+    assert run.culprit().last_lines() == ["one", "three"]
+    lines = (tmp_path / "worker_0.log").read_text().splitlines()
+    assert lines[0] == "of the last time"
+    assert lines[1].startswith("---- started on ")
+    assert goodbye in lines
+
+
+def test_variables_of_a_cloud_do_not_reach_the_processes(run_shells, monkeypatch, capsys):
+    for name in ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH", "ASCEND_DEVICE_ID", "RANK_ID", "DEVICE_ID"):
+        monkeypatch.setenv(name, "7")
+    run_shells("env | grep -E '^(RANK_|MINDSPORE_HCCL|ASCEND_|DEVICE_)' | sort")
+    assert capsys.readouterr().out.splitlines() == ["DEVICE_ID=0", "RANK_ID=0", "RANK_SIZE=2"]
+
+
+def test_port_that_takes_rights(launch, monkeypatch):
+    def refuse(_socket, _address):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    expected = r"^MASTER_PORT: expected a free port, found 80 \(Permission denied\); set MASTER_PORT to another$"
+    with pytest.raises(UsageError, match=expected):
+        launch.read_plan("2", {"MASTER_PORT": "80"})
 
 
 @pytest.mark.parametrize(
