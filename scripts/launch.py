@@ -415,9 +415,9 @@ def report(run: Run, config: Config) -> NoReturn:
         status, how = 128 + signal.SIGTERM, f"the processes were ended at once, as asked, see {run.plan.log_dir}"
     else:
         status, how = culprit.status, f"{culprit.name} {_how(culprit)}, see {culprit.log}"
-        if culprit is not run.workers[0]:  # of which everything has been shown
-            say(f"the end of {culprit.log}:", sys.stderr)
-            say("\n".join(f"  {line}" for line in culprit.last_lines()), sys.stderr)
+        lines = culprit.last_lines() if culprit is not run.workers[0] else []  # of which everything has been shown
+        if lines:
+            say("\n".join([f"the end of {culprit.log}:", *(f"  {line}" for line in lines)]), sys.stderr)
     if run.plan.machine == 0 and config.is_modelarts and config.train_url and not run.is_urgent:
         copy_out(config)
     latest = RunFolder(config.train_output_path).latest()
