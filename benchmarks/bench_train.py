@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT)]
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from side_by_side import Seconds, compare, machine  # noqa: E402
+from time_limit import run_within  # noqa: E402
 
 from preprocess.make_sample import make_sample  # noqa: E402
 from src.common.errors import MidasError, UsageError, run_script  # noqa: E402
@@ -42,7 +43,7 @@ def train(checkout: Path, data: Path, epochs: int, words: tuple[object, ...]) ->
         Seconds of the first step, compilation included, and of each of the others.
 
     Raises:
-        MidasError: The training failed, or its log has another form.
+        MidasError: The training failed or took too long, or its log has another form.
     """
     with tempfile.TemporaryDirectory() as run:
         command = [
@@ -50,9 +51,8 @@ def train(checkout: Path, data: Path, epochs: int, words: tuple[object, ...]) ->
             "--train_data_dir", data, "--mixdata", data / "mixdata.json", "--train_output_path", run,
             "--epoch_size", epochs, "--save_checkpoint_epochs", epochs, "--log_interval", "1", *words,
         ]  # fmt: skip
-        result = subprocess.run(
-            list(map(str, command)), cwd=checkout, capture_output=True, text=True, timeout=TIME_LIMIT_S
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        result = run_within(TIME_LIMIT_S, command, cwd=checkout, **pipes)
         if result.returncode:
             tail = "\n".join(result.stderr.splitlines()[-5:])
             raise MidasError(f"{checkout}: expected a training, found exit status {result.returncode}:\n{tail}")

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from scaling_model import GRADIENT_BYTES, SMALL_REDUCTIONS, Cluster, Layer, Link, all_reduce, print_table
 from side_by_side import machine
 from time_all_reduce import PIECES
+from time_limit import run_within
 
 from preprocess.make_sample import make_sample
 from src.common.errors import MidasError
@@ -31,7 +31,7 @@ TRAIN_WORDS = (
 
 
 def run_group(processes: int, words: Sequence[object], folder: Path) -> None:
-    """Runs the worker in so many processes; MidasError with the ends of their logs if one fails."""
+    """Runs the worker in so many processes; MidasError with the ends of their logs if one fails, or takes too long."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
@@ -40,9 +40,7 @@ def run_group(processes: int, words: Sequence[object], folder: Path) -> None:
     command += [f"--master_port={port}", f"--log_dir={folder}", WORKER, *words]
     environment = {"GLOG_v": "3", **os.environ, "PATH": f"{python}:{os.environ['PATH']}"}  # errors only
     with open(folder / "msrun.log", "w") as log:
-        status = subprocess.run(
-            list(map(str, command)), env=environment, stdout=log, stderr=log, timeout=TIME_LIMIT_S
-        ).returncode
+        status = run_within(TIME_LIMIT_S, command, env=environment, stdout=log, stderr=log).returncode
     if status:
         logs = [path for path in sorted(folder.glob("*.log")) if path.stat().st_size]
         tail = "\n".join(line for path in logs for line in path.read_text(errors="replace").splitlines()[-5:])

@@ -19,8 +19,8 @@ from src.config import REPOSITORY, Config, load_config
 from src.training.modelarts import copy_data_in, copy_run_in, has_run, is_remote
 from src.weights.locate import list_checkpoints
 
-# What ModelArts says to each of the processes that it starts itself. Here our launcher starts and numbers them.
-_OF_ONE_PROCESS = ("RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE", "ASCEND_DEVICE_ID", "DEVICE_ID")
+# By these MindSpore takes a process for one of many.
+_OF_ONE_AMONG_MANY = ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH", "RANK_ID", "RANK_SIZE")
 _CACHE = Path("/cache")  # ModelArts mounts the local disk there
 
 
@@ -126,9 +126,9 @@ def training_command(
     environment = dict(environment)
     if "MS_ROLE" in environment:  # ModelArts has started this process with msrun: it is one of many
         return [sys.executable, script, "--run_distribute=True", *settings], environment
-    for key in _OF_ONE_PROCESS:
-        environment.pop(key, None)
     if job.cards == job.machines == 1:
+        for key in _OF_ONE_AMONG_MANY:
+            environment.pop(key, None)
         return [sys.executable, script, *settings], environment
     environment["PYTHON"] = sys.executable
     if "train_output_path" in fetched:  # so that the logs of all cards are kept with the run

@@ -11,6 +11,7 @@ scheduler, and keeps the exit status to itself; and it starts a scheduler on eve
 import ctypes
 import errno
 import fcntl
+import math
 import os
 import signal
 import socket
@@ -18,27 +19,32 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Optional, TextIO
+from typing import BinaryIO, NoReturn, Optional, TextIO
 
 sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 
 import midas_train
-from src.common.errors import UsageError, run_script
+from src.common.errors import MidasError, UsageError, fault_line, run_script
+from src.common.stop import SAME_REQUEST_S, StopRequest
 from src.config import Config, load_config
+from src.training.modelarts import RunMirror
 from src.training.run_folder import RunFolder
 from src.weights.locate import GET_ENCODER, find_checkpoint
 
 REPOSITORY = Path(__file__).absolute().parents[1]
-ASKED = "asked to stop: the run ends after this step, with a checkpoint"
+ASKED = "asked to stop: the processes end in order; a second request ends them at once"
 _POLL_S = 0.1
 _GRACE_S = 5.0  # when a process has failed, the others may end by themselves: they report, or finish a checkpoint
 _SCHEDULER_S = 60.0  # it ends when all processes, of all machines, have left it
 _LAST_LINES = 12
 _NOISE = ("[WARNING]", "[INFO]", "[DEBUG]")
+_GOODBYE = "Event base dispatch success!"  # MindSpore's, of every process that leaves a group, whatever the log level
+# By these a cloud tells a process its place in the way that came before the dynamic cluster.
+_OF_RANK_TABLES = ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH", "ASCEND_DEVICE_ID")
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
@@ -73,7 +79,7 @@ class Plan:
         share = len(self.ranks)
         return {
             "MS_TOPO_TIMEOUT": "600",  # seconds that the processes wait for each other at the start
-            **os.environ,
+            **{key: value for key, value in os.environ.items() if key not in _OF_RANK_TABLES},
             "MS_ROLE": role,
             "MS_WORKER_NUM": str(self.size),
             "MS_SCHED_HOST": self.address,
@@ -138,9 +144,9 @@ def _check_port(name: str, address: str, port: int) -> None:
                 raise UsageError(
                     f"MASTER_ADDR: expected an address of this machine (NODE_RANK 0), found {name} ({address})"
                 ) from None
+            reason = getattr(error, "strerror", None) or error
             raise UsageError(
-                f"MASTER_PORT: expected a free port, found {port}, which is taken or no port; set MASTER_PORT to "
-                "another"
+                f"MASTER_PORT: expected a free port, found {port} ({reason}); set MASTER_PORT to another"
             ) from None
 
 
@@ -154,9 +160,11 @@ def check_settings() -> Config:
         UsageError: As midas_train.py raises it.
     """
     config = load_config(midas_train.__doc__, keys=midas_train.KEYS, is_complete=False)
-    if config.is_modelarts:  # the data, and the run to resume, are not here yet
+    if config.is_modelarts and config.train_url and config.resume is True:  # the run to resume is not here yet
         return config
     config, resumed = midas_train.load_settings()
+    if config.is_modelarts and config.data_url:  # nor are the data, and what comes with them
+        return config
     midas_train.check_settings(config)
     if config.model_weights and resumed is None:
         find_checkpoint(config.model_weights, "model_weights", f"{GET_ENCODER}; '' selects random weights")
@@ -164,7 +172,7 @@ def check_settings() -> Config:
 
 
 def claim_logs(plan: Plan) -> TextIO:
-    """Makes the folder of the logs and claims it as long as the returned file is open: a run empties those of another.
+    """Makes the folder of the logs and claims it as long as the returned file is open: two runs would mix their lines.
 
     Raises:
         UsageError: A running training writes to it.
@@ -193,13 +201,27 @@ class Process:
         name: For messages.
         command: What to run.
         environment: Its variables.
-        log: The file that takes all it prints.
+        log: The file that takes all it prints, after what is there.
+        last_signal: What it gets should this launcher be killed: it would go on unseen, and hold its device.
+
+    Attributes:
+        log_start: Where its part of the log begins, in bytes.
+        is_killed: Whether ``kill`` has ended it.
     """
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path):
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        last_signal: signal.Signals = signal.SIGTERM,
+    ):
         self.name, self.log = name, log
         self.is_killed = False
-        with open(log, "wb") as file:
+        prctl = ctypes.CDLL(None).prctl
+        with _opened_log(log) as file:
+            self.log_start = file.tell()
             self._process = subprocess.Popen(
                 command,
                 env=environment,
@@ -207,7 +229,7 @@ class Process:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, last_signal),
             )
 
     @property
@@ -220,7 +242,12 @@ class Process:
     def signal_name(self) -> str:
         """The signal that has ended it, "" if none has."""
         code = self._process.poll()
-        return signal.Signals(-code).name if code is not None and code < 0 else ""
+        if code is None or code >= 0:
+            return ""
+        try:
+            return signal.Signals(-code).name
+        except ValueError:  # most real-time signals have no name
+            return f"signal {-code}"
 
     def ask(self) -> None:
         """Asks it to end."""
@@ -237,12 +264,36 @@ class Process:
     def last_lines(self) -> list[str]:
         """Returns the end of its log, without MindSpore's warnings."""
         with open(self.log, encoding="utf-8", errors="replace") as file:
-            return list(deque((line.rstrip("\n") for line in file if not line.startswith(_NOISE)), _LAST_LINES))
+            file.seek(self.log_start)
+            lines = (line.rstrip("\n") for line in file if not line.startswith(_NOISE) and _GOODBYE not in line)
+            return list(deque(lines, _LAST_LINES))
 
 
-def _end_with_parent() -> None:
-    """Has a process asked to stop should this launcher be killed: it would go on unseen, and hold its device."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+class Shown:
+    """Shows what a process prints, line by line, but for the goodbye of MindSpore.
+
+    Args:
+        file: Its log, open for reading.
+    """
+
+    def __init__(self, file: TextIO):
+        self._file, self._begun = file, ""
+
+    def show(self, is_all: bool = False) -> None:
+        """Shows the lines that are new, and also one that has not come to its end if that is all."""
+        *lines, self._begun = (self._begun + self._file.read()).split("\n")
+        if is_all and self._begun:
+            lines.append(self._begun)
+        say("".join(f"{line}\n" for line in lines if _GOODBYE not in line), sys.stdout, end="")
+
+
+@contextmanager
+def _opened_log(path: Path) -> Iterator[BinaryIO]:
+    """Opens a log to be added to, since what is there may tell why a run has failed, and says that another starts."""
+    with open(path, "ab", buffering=0) as file:
+        gap = "\n" if file.tell() else ""
+        file.write(f"{gap}---- started on {time.strftime('%Y-%m-%d at %H:%M:%S')}\n".encode())
+        yield file
 
 
 def say(text: str, stream: TextIO, end: str = "\n") -> None:
@@ -263,87 +314,112 @@ class Run:
 
     def __init__(self, plan: Plan, command: Sequence[str]):
         self.plan = plan
-        self._requests = 0  # signals that have come
-        signal.set_wakeup_fd(-1)  # the second one does not end this process at once, but those that it is passed on to
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                signal.signal(number, self._note)
+        self._asked_s: Optional[float] = None  # when the first signal came
+        self.is_urgent = False  # whether a second one has come
+        signal.set_wakeup_fd(-1)  # which does not end this process at once, but the others
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+        self._handlers = {number: signal.signal(number, self._note) for number in heard}
         self.scheduler = None
         if plan.machine == 0:
-            self.scheduler = self._start("the scheduler", "scheduler.log", command, "MS_SCHED")
+            # It ignores requests to stop. Its end does not keep the workers from ending in order.
+            self.scheduler = self._start("the scheduler", "scheduler.log", command, "MS_SCHED", 0, signal.SIGKILL)
         self.workers = [
-            self._start(f"process {rank}", f"worker_{rank}.log", command, "MS_WORKER", rank) for rank in plan.ranks
+            self._start(f"process {rank}", f"worker_{rank}.log", command, "MS_WORKER", rank, signal.SIGTERM)
+            for rank in plan.ranks
         ]
-        self.failed: list[Process] = []  # by themselves, the first one first
+        self.failed: list[list[Process]] = []  # by themselves: those that were found at the same time, the first first
 
     def _note(self, _number: int, _frame: object) -> None:
-        self._requests += 1
+        now = time.monotonic()
+        if self._asked_s is None:
+            self._asked_s = now
+        elif now - self._asked_s > SAME_REQUEST_S:
+            self.is_urgent = True
 
-    def _start(self, name: str, log: str, command: Sequence[str], role: str, rank: int = 0) -> Process:
-        return Process(name, command, self.plan.environment(role, rank), self.plan.log_dir / log)
+    def _start(
+        self, name: str, log: str, command: Sequence[str], role: str, rank: int, last_signal: signal.Signals
+    ) -> Process:
+        return Process(name, command, self.plan.environment(role, rank), self.plan.log_dir / log, last_signal)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a process has not ended as it should, by itself or when it was killed here."""
+        return bool(self.failed) or any(worker.is_killed for worker in self.workers)
 
     def watch(self) -> None:
-        """Returns when all processes have ended, by themselves or since one has failed. Shows what the first prints."""
-        answered, end_s = 0, None
-        with open(self.workers[0].log, encoding="utf-8", errors="replace") as shown:
+        """Returns when all processes have ended, by themselves or since one has failed. Shows what the first prints.
+
+        Signals have their earlier meaning again then.
+        """
+        is_passed_on, end_s = False, math.inf
+        with open(self.workers[0].log, encoding="utf-8", errors="replace") as file:
+            file.seek(self.workers[0].log_start)
+            shown = Shown(file)
             while any(worker.status is None for worker in self.workers):
-                if self._requests > answered:
-                    if not answered:
-                        say(ASKED, sys.stderr)
-                    answered = self._requests
+                if self._asked_s is not None and not is_passed_on:
+                    is_passed_on = True
+                    say(ASKED, sys.stderr)
                     for worker in self.workers:
                         worker.ask()
                 self._note_failures()
-                if self.failed and end_s is None:
-                    end_s = time.monotonic() + _GRACE_S
-                if end_s and time.monotonic() > end_s:
+                if self.failed:
+                    end_s = min(end_s, time.monotonic() + _GRACE_S)
+                if self.is_urgent or time.monotonic() > end_s:
                     for worker in self.workers:
                         worker.kill()
                 time.sleep(_POLL_S)
-                say(shown.read(), sys.stdout, end="")
+                shown.show()
             self._note_failures()
-            say(shown.read(), sys.stdout, end="")
+            shown.show(is_all=True)
         if self.scheduler:
-            end_s = time.monotonic() + (0 if self.failed else _SCHEDULER_S)
-            while self.scheduler.status is None and time.monotonic() < end_s:
+            end_s = time.monotonic() + (0 if self.has_failed else _SCHEDULER_S)
+            while self.scheduler.status is None and time.monotonic() < end_s and not self.is_urgent:
                 time.sleep(_POLL_S)
             self.scheduler.kill()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def _note_failures(self) -> None:
-        for process in (*self.workers, *([self.scheduler] if self.scheduler else [])):
-            # The scheduler fails as well when another machine has lost a process.
-            if process.status and not process.is_killed and process not in self.failed:
-                self.failed.append(process)
+        known = [process for together in self.failed for process in together]
+        # The scheduler fails as well when another machine has lost a process.
+        processes = (*self.workers, *([self.scheduler] if self.scheduler else []))
+        together = [
+            process for process in processes if process.status and not process.is_killed and process not in known
+        ]
+        if together:
+            self.failed.append(together)
 
     def culprit(self) -> Optional[Process]:
-        """Returns the process because of which the run has failed, None if it has not.
+        """Returns the process because of which the run has failed, None if none has failed by itself.
 
-        Those that fail for want of another one do so at the same moment: what was killed, or found the usage wrong,
-        comes before them.
+        Those that fail for want of another one may do so at the same moment. So of the first that were found, those
+        that were killed come before others. Later, a signal says nothing any more: MindSpore aborts where it lacks the
+        others. But nobody finds the usage wrong for want of another.
         """
-        return min(self.failed, key=_rank_of_failure, default=None)
+        if not self.failed:
+            return None
+        first, *later = self.failed
+        candidates = [*first, *(process for together in later for process in together if _is_usage(process))]
+        return min(candidates, key=lambda process: (not process.signal_name, not _is_usage(process)))
 
 
-def _rank_of_failure(process: Process) -> int:
-    if process.signal_name:
-        return 0
-    return 1 if process.status == UsageError.exit_status else 2
+def _is_usage(process: Process) -> bool:
+    return process.status == UsageError.exit_status
 
 
-def report(run: Run, culprit: Process, config: Config) -> NoReturn:
+def report(run: Run, config: Config) -> NoReturn:
     """Says why the run has ended and how to go on, and ends this process with the status of the culprit."""
-    if culprit is not run.workers[0]:  # of which everything has been shown
-        say(f"the end of {culprit.log}:", sys.stderr)
-        say("\n".join(f"  {line}" for line in culprit.last_lines()), sys.stderr)
-    how = f"has failed with status {culprit.status}"
-    if culprit.status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        how = "was asked to stop"
-    elif culprit.signal_name:
-        how = f"was killed by {culprit.signal_name}"
-        if culprit.signal_name == "SIGKILL":
-            how += ", as the system does when memory runs out"
-        elif culprit.signal_name == "SIGBUS":
-            how += ", as when /dev/shm is full"
+    culprit = run.culprit()
+    if culprit is None:
+        status, how = 128 + signal.SIGTERM, f"the processes were ended at once, as asked, see {run.plan.log_dir}"
+    else:
+        status, how = culprit.status, f"{culprit.name} {_how(culprit)}, see {culprit.log}"
+        lines = culprit.last_lines() if culprit is not run.workers[0] else []  # of which everything has been shown
+        if lines:
+            say("\n".join([f"the end of {culprit.log}:", *(f"  {line}" for line in lines)]), sys.stderr)
+    if run.plan.machine == 0 and config.is_modelarts and config.train_url and not run.is_urgent:
+        copy_out(config)
     latest = RunFolder(config.train_output_path).latest()
     if latest:
         advice = f"the last checkpoint is {latest.path}; --resume True resumes the run"
@@ -351,15 +427,41 @@ def report(run: Run, culprit: Process, config: Config) -> NoReturn:
         advice = "checkpoints are on machine 0"
     else:
         advice = "there is no checkpoint yet"
-    say(f"error: the training has ended early: {culprit.name} {how}, see {culprit.log}; {advice}", sys.stderr)
-    sys.exit(culprit.status)
+    say(f"error: the training has ended early: {how}; {advice}", sys.stderr)
+    sys.exit(status)
+
+
+def _how(culprit: Process) -> str:
+    if culprit.status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return "was asked to stop"
+    reasons = {"SIGKILL": ", as the system does when memory runs out", "SIGBUS": ", as when /dev/shm is full"}
+    if culprit.signal_name:
+        return f"was killed by {culprit.signal_name}{reasons.get(culprit.signal_name, '')}"
+    return f"has failed with status {culprit.status}"
+
+
+def copy_out(config: Config) -> None:
+    """Copies the run folder to ``train_url``: the first process may have been ended before it could. Says what fails.
+
+    A request to stop ends it.
+    """
+    folder = RunFolder(config.train_output_path)
+    if not folder.path.is_dir():
+        return
+    try:
+        folder.lock()  # or another run is there, which copies it itself
+        say(f"copying what there is of the run to {config.train_url}", sys.stderr)
+        with RunMirror(folder.path, config.train_url):
+            pass
+    except (MidasError, OSError, StopRequest) as error:
+        say(fault_line(error), sys.stderr)
 
 
 def go_to_background(plan: Plan) -> None:
     """Starts this script once more, apart from the terminal, and says so."""
     log = plan.log_dir / f"launcher_{plan.machine}.log"
     words = [word for word in sys.argv if word != "--background"]
-    with open(log, "wb") as file:
+    with _opened_log(log) as file:
         process = subprocess.Popen(
             [sys.executable, *words],
             stdin=subprocess.DEVNULL,
@@ -369,7 +471,7 @@ def go_to_background(plan: Plan) -> None:
         )
     print(f"started in the background as process {process.pid}; log: {log}")
     print(f"follow it: tail -f '{log}'")
-    print(f"stop it:   kill {process.pid}    (after a step, with a checkpoint)")
+    print(f"stop it:   kill {process.pid}    (after a step, with a checkpoint; a second time, at once)")
 
 
 def main() -> None:
@@ -393,8 +495,8 @@ def main() -> None:
         sys.stdout,
     )
     run.watch()
-    if culprit := run.culprit():
-        report(run, culprit, config)
+    if run.has_failed:
+        report(run, config)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 # RANK_SIZE: processes, one for each device; with several machines those of all of them together.
 # CKPT_PATH: weights to start from, e.g. ./ckpt/midas_resnext_101_WSL.ckpt; "" for random ones.
 # --background: returns at once; says how to follow and how to stop the run.
-# Ctrl-C and SIGTERM end the run after a step, with a checkpoint. The exit status is that of the process that failed.
+# Ctrl-C and SIGTERM end the run after a step, with a checkpoint; a second time, at once. The exit status is that of the
+# process that failed.
 #
 # Environment variables:
 #   DEVICE_TARGET  Ascend, GPU or CPU, as --device_target.

@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 from mindspore.nn.utils import no_init_parameters
 
+from src.common.errors import MidasError
 from src.midas_net import MidasNet
 
 
@@ -46,6 +48,24 @@ def test_training_of_something_else(repo, tmp_path):
     result = run(repo, "bench_train.py", tmp_path)
     assert result.returncode == 2
     assert result.stderr == f"error: {tmp_path}: expected a checkout of this project, found no midas_train.py in it\n"
+
+
+def test_group_that_takes_too_long_is_ended(repo, tmp_path, monkeypatch):
+    """With the workers of msrun, which have sessions of their own."""
+    monkeypatch.syspath_prepend(repo / "benchmarks")
+    import check_scaling
+
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import os, pathlib, sys, time\npathlib.Path(sys.argv[1], f'{os.getpid()}.pid').touch()\ntime.sleep(500)\n"
+    )
+    monkeypatch.setattr(check_scaling, "WORKER", worker)
+    monkeypatch.setattr(check_scaling, "TIME_LIMIT_S", 25)  # msrun imports MindSpore before it starts them
+    with pytest.raises(MidasError, match=r"msrun .*worker.py .*: expected an end within 25 s, found none$"):
+        check_scaling.run_group(2, [tmp_path], tmp_path)
+    workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    assert len(workers) >= 2
+    assert not any(psutil.pid_exists(worker) for worker in workers)
 
 
 @pytest.fixture

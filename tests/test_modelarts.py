@@ -456,12 +456,12 @@ def test_commands(repo):
 
     command, variables = training_command(Job(), config, words, fetched, environment)
     assert command == [sys.executable, script, *line]
-    assert variables == {"HOME": "/"}
+    assert variables == {"HOME": "/", "ASCEND_DEVICE_ID": "0"}
 
     command, variables = training_command(Job(8, 2, 1, "job-0"), config, words, fetched, environment)
     assert command == ["bash", str(repo / "scripts" / "run_distribute_train.sh"), "16", "", *line]
-    assert variables == {
-        "HOME": "/", "PYTHON": sys.executable, "LOG_DIR": "/cache/run/logs",
+    assert variables == {  # the launcher numbers the processes itself
+        **environment, "PYTHON": sys.executable, "LOG_DIR": "/cache/run/logs",
         "NODE_NUM": "2", "NODE_RANK": "1", "MASTER_ADDR": "job-0",
     }  # fmt: skip
 

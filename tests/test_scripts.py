@@ -5,15 +5,18 @@ test_eval_script.py.
 """
 
 import csv
+import errno
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,16 +25,18 @@ import pytest
 import yaml
 from conftest import TINY_FLAGS
 
+from src.common.errors import UsageError
 from src.common.names import DATA_SETS
 from src.training.run_folder import RunFolder
+from src.utils.order import Position, SampleOrder
 from src.weights.checkpoint import read_ckpt
 
-# midas_train.py of a checkout in which the real one is real_train.py: it also tells the checksum of the weights that it
-# leaves, on every process. With SPOIL=N, the N-th sample that the second process loads holds a NaN. With LACKS=1, the
-# second process lacks a pair.
+# midas_train.py of a checkout in which the real one is real_train.py: every process says which it is and, in the end, the
+# checksum of its network. With SPOIL=N, the N-th sample that the second process loads holds a NaN. With LACKS=1, the
+# second process lacks a pair. With DEAF=1, no process hears a request to stop.
 TELLING_TRAIN = """
 'As the real one.'
-import os, sys, zlib
+import os, signal, sys, zlib
 import numpy as np
 import real_train
 from real_train import *
@@ -40,8 +45,9 @@ from src.common.errors import run_script
 train, create_dataset = real_train.train, real_train.create_dataset
 
 def train_and_tell(config, device, *arguments):
+    print(f"this is process {device.rank}")
     crc = 0
-    for parameter in train(config, device, *arguments).net.trainable_params():
+    for parameter in train(config, device, *arguments).net.get_parameters():
         crc = zlib.crc32(parameter.asnumpy().tobytes(), crc)
     print(f"weights of process {device.rank}: CRC-32 {crc:08x}")
 
@@ -69,8 +75,11 @@ def list_most_pairs(*arguments):
 
 real_train.train, real_train.create_dataset, real_train.list_pairs = train_and_tell, create_spoilt, list_most_pairs
 if __name__ == "__main__":
+    if "DEAF" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     run_script(real_train.main)
 """
+MOXING = Path(__file__).parent / "moxing_on_folders"
 
 
 def free_port():
@@ -249,6 +258,15 @@ def rows_of(folder, run="the run"):
         return [(int(row["epoch"]), int(row["step"])) for row in csv.DictReader(file)]
 
 
+def places_of(count):
+    """Epoch and step of the first steps of two processes, of 2 images each, with 10 images."""
+    order, position, places = SampleOrder(10, 2, seed=1, world=2), Position(), []
+    for _ in range(count):
+        position = order.after(position)
+        places.append((position.epoch, position.step))
+    return places
+
+
 def wait_for_steps(folder, count, process):
     deadline = time.monotonic() + 240
     while not (folder / "the run" / "loss.csv").is_file() or len(rows_of(folder)) < count:
@@ -275,13 +293,18 @@ def test_two_processes_in_the_background(train_data, two, tmp_path):
         time.sleep(0.1)
     logs = logs_of(tmp_path)
     assert "batch size 2 on 2 x CPU" in logs[0]
-    assert launcher_log.read_text().endswith(logs[0])
+    started, _, said = logs[0].partition("\n")
+    assert re.fullmatch(r"---- started on \d{4}-\d\d-\d\d at \d\d:\d\d:\d\d", started)
+    goodbye = "Event base dispatch success!"  # MindSpore's
+    said = "".join(line for line in said.splitlines(keepends=True) if goodbye not in line)
+    assert launcher_log.read_text().endswith(said)
     # One of them checks the data.
     assert ["10 training images in" in log for log in logs] == [True, False]
-    # 10 images: 2 global batches of 2 x 2; the first process alone keeps the run folder
-    assert rows_of(tmp_path) == [(1, 1), (1, 2), (2, 1), (2, 2)]
-    assert (tmp_path / "the run" / "Midas_0-2_2.ckpt").is_file()
-    # The processes have seen different images; averaged gradients keep their weights equal.
+    # 10 images, 2 epochs, 2 x 2 images a step; the first process alone keeps the run folder
+    places = places_of(5)
+    assert rows_of(tmp_path) == places
+    assert (tmp_path / "the run" / "Midas_0-{}_{}.ckpt".format(*places[-1])).is_file()
+    # The processes have seen different images; averaged gradients, and statistics, keep their networks equal.
     crcs = [re.search(r"weights of process \d: CRC-32 (\w+)", log)[1] for log in logs]
     assert crcs[0] == crcs[1]
 
@@ -326,7 +349,7 @@ def test_two_processes_stop_together(train_data, two, tmp_path):
         assert line in log
         assert "asked to stop: the run ends after this step" in log
     assert line in output  # which is that of the first process
-    assert "asked to stop: the run ends after this step, with a checkpoint\n" in errors
+    assert "asked to stop: the processes end in order; a second request ends them at once\n" in errors
     last_line = errors.splitlines()[-1]
     assert last_line.endswith(f"; the last checkpoint is {checkpoint}; --resume True resumes the run")
 
@@ -334,15 +357,18 @@ def test_two_processes_stop_together(train_data, two, tmp_path):
     result = run_script(script, *words, *resume, SPOIL=5, **{**variables, "MASTER_PORT": free_port()})
     assert result.returncode == 1
     rows = rows_of(tmp_path)
-    first = 2 * (epoch - 1) + step  # steps of the first run
-    assert len(rows) == first + 2  # its second batch of two holds samples 3 and 4
+    first = places_of(len(rows)).index((epoch, step)) + 1  # steps of the first run
+    assert len(rows) == first + 2  # its third batch of two holds samples 5 and 6
     good = checkpoint.with_name(f"Midas_0-{rows[-1][0]}_{rows[-1][1]}.ckpt")
-    lines = [[line for line in log.splitlines() if line.startswith("error:")] for log in logs_of(tmp_path)]
+    logs = logs_of(tmp_path)
+    assert all(log.count("---- started on ") == 2 and line in log for log in logs)  # what the first run said is kept
+    ends = [log.rpartition("---- started on ")[2].splitlines() for log in logs]
+    lines = [[line for line in end if line.startswith("error:")] for end in ends]
     assert lines[0] == lines[1]  # all of them say the same
-    bad_epoch, bad_step = divmod(first + 2, 2)
+    bad_epoch, bad_step = places_of(first + 3)[-1]
     pattern = (
-        rf"error: gradients: expected finite numbers, found NaN or infinity at epoch {bad_epoch + 1} step "
-        rf"{bad_step + 1}, batch (\S+\.jpg, ){{3}}\S+\.jpg; the last good checkpoint is {re.escape(str(good))}"
+        rf"error: gradients: expected finite numbers, found NaN or infinity at epoch {bad_epoch} step "
+        rf"{bad_step}, batch (\S+\.jpg, ){{3}}\S+\.jpg; the last good checkpoint is {re.escape(str(good))}"
     )
     assert [re.fullmatch(pattern, line) is not None for line in lines[0]] == [True]
     assert all(np.isfinite(tensor).all() for tensor in read_ckpt(good)[0].values())
@@ -353,6 +379,8 @@ def test_killed_process_ends_the_others(train_data, two, tmp_path):
     """And the run can be resumed; while it runs, no other one touches its files."""
     script, words, variables = two("run_distribute_train.sh", "2", "", "--train_data_dir", train_data)
     words += ["--save_checkpoint_epochs", 5000, "--save_checkpoint_steps", 4, "--keep_checkpoint_max", 5000]
+    words += ["--is_modelarts", "True", "--train_url", "obs://bucket/run"]
+    variables |= {"PYTHONPATH": MOXING, "MOXING_ROOT": tmp_path}
     with start_script(script, *words, "--epoch_size", 5000, **variables) as process:
         wait_for_steps(tmp_path, 3, process)
 
@@ -383,20 +411,31 @@ def test_killed_process_ends_the_others(train_data, two, tmp_path):
     assert not any(worker.is_running() for worker in workers.values())
     lines = errors.splitlines()
     assert lines[0] == f"the end of {tmp_path / 'the log' / 'worker_1.log'}:"
-    assert "  model_weights is empty: random initialisation" in lines
+    assert lines[1] == "  this is process 1"
     assert lines[-1].startswith("error: the training has ended early: process 1 was killed by SIGKILL")
     latest = RunFolder(tmp_path / "the run").latest()
     assert lines[-1].endswith(f"; the last checkpoint is {latest.path}; --resume True resumes the run")
+    # The first process, which copies the run folder out, was killed as well.
+    assert "copying what there is of the run to obs://bucket/run" in lines
+    copied = tmp_path / "bucket" / "run"
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == {
+        path.name: path.read_bytes()
+        for path in (tmp_path / "the run").iterdir()
+        if path.name != "run.lock" and path.is_file() and not path.name.startswith(".")
+    }
 
     # Resumed from one of its first checkpoints, to have steps to compare.
-    losses = losses_of(tmp_path)
-    for checkpoint in RunFolder(tmp_path / "the run").checkpoints():
-        if (checkpoint.epoch, checkpoint.step) > (2, 2):
-            checkpoint.path.unlink()
+    losses, places = losses_of(tmp_path), places_of(12)  # which are 5 epochs of 10 images
+    epoch, step = places[3]
+    for folder in (tmp_path / "the run", copied):
+        for checkpoint in RunFolder(folder).checkpoints():
+            if (checkpoint.epoch, checkpoint.step) > (epoch, step):
+                checkpoint.path.unlink()
     result = run_script(script, *words, "--resume", "True", "--epoch_size", 5, **variables)
-    assert result.returncode == 0, result.stdout
-    assert "Midas_0-2_2.ckpt, after epoch 2 step 2" in result.stdout
-    assert losses_of(tmp_path) == losses[:10]
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"Midas_0-{epoch}_{step}.ckpt, after epoch {epoch} step {step}" in result.stdout
+    assert losses_of(tmp_path) == losses[:12]
+    assert RunFolder(copied).latest().path.name == "Midas_0-{}_{}.ckpt".format(*places[-1])
 
 
 def losses_of(folder):
@@ -459,7 +498,7 @@ def test_taken_port_is_named_at_once(train_data, two):
         port = taken.getsockname()[1]
         result = run_script(script, *words, **{**variables, "MASTER_PORT": port})
     assert result.returncode == 2
-    assert f"MASTER_PORT: expected a free port, found {port}" in result.stderr
+    assert f"MASTER_PORT: expected a free port, found {port} (Address already in use)" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -494,6 +533,110 @@ def test_request_that_comes_before_the_processes_are_there(train_data, two, tmp_
     assert process.returncode == 143
     assert errors.splitlines()[-1].endswith("; there is no checkpoint yet")
     assert not (tmp_path / "the run" / "loss.csv").exists()
+
+
+@pytest.fixture
+def launch(repo, monkeypatch):
+    monkeypatch.syspath_prepend(repo / "scripts")
+    import launch
+
+    return launch
+
+
+@pytest.fixture
+def run_shells(launch, monkeypatch, tmp_path):
+    """Returns a function that runs a shell script in the place of each process; it finds the number in RANK_ID."""
+    monkeypatch.setattr(launch, "_POLL_S", 0.5)
+    monkeypatch.setattr(launch, "_GRACE_S", 2.0)
+
+    def run(code, size=2):
+        started = launch.Run(launch.Plan(size, 1, 0, "127.0.0.1", 1, tmp_path), ["sh", "-c", code])
+        started.watch()
+        return started
+
+    return run
+
+
+ROLES = "[ $MS_ROLE = MS_SCHED ] && exec sleep 50; case $RANK_ID in 0) {};; 1) {};; esac"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "rank", "how"),
+    [
+        ("sleep 1.2; kill -ABRT $$", "exit 1", 1, ""),  # MindSpore aborts for want of the second
+        ("sleep 0.2; exit 1", "sleep 0.2; kill -KILL $$", 1, "SIGKILL"),  # found at the same time
+        ("sleep 1; exit 2", "exit 1", 0, ""),  # the second ends since the first does
+        ("kill -35 $$", "sleep 50", 0, "signal 35"),
+    ],
+)
+def test_culprit(run_shells, first, second, rank, how):
+    run = run_shells(ROLES.format(first, second))
+    assert run.culprit() is run.workers[rank]
+    assert run.culprit().signal_name == how
+    assert run.has_failed
+
+
+def test_what_is_shown_of_a_log(run_shells, capsys, tmp_path):
+    goodbye = "[INFO] DISTRIBUTED(7,7f,python):2026 [tcp_client.cc:269] Start] Event base dispatch success!"
+    print_all = f"printf 'one\\n[WARNING] two\\n{goodbye}\\nthr'; sleep 0.5; printf 'ee'; exit 1"
+    (tmp_path / "worker_0.log").write_text("of the last time")
+    run = run_shells(ROLES.format(print_all, "sleep 50"))
+    assert capsys.readouterr().out == "one\n[WARNING] two\nthree\n"
+    assert run.culprit().last_lines() == ["one", "three"]
+    lines = (tmp_path / "worker_0.log").read_text().splitlines()
+    assert lines[0] == "of the last time"
+    assert lines[1].startswith("---- started on ")
+    assert goodbye in lines
+
+
+def test_variables_of_a_cloud_do_not_reach_the_processes(run_shells, monkeypatch, capsys):
+    for name in ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH", "ASCEND_DEVICE_ID", "RANK_ID", "DEVICE_ID"):
+        monkeypatch.setenv(name, "7")
+    run_shells("env | grep -E '^(RANK_|MINDSPORE_HCCL|ASCEND_|DEVICE_)' | sort")
+    assert capsys.readouterr().out.splitlines() == ["DEVICE_ID=0", "RANK_ID=0", "RANK_SIZE=2"]
+
+
+def test_port_that_takes_rights(launch, monkeypatch):
+    def refuse(_socket, _address):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    expected = r"^MASTER_PORT: expected a free port, found 80 \(Permission denied\); set MASTER_PORT to another$"
+    with pytest.raises(UsageError, match=expected):
+        launch.read_plan("2", {"MASTER_PORT": "80"})
+
+
+@pytest.mark.parametrize(
+    ("deaf", "ends", "status"),
+    [
+        ({}, ["terminate"], 143),
+        ({}, ["kill"], -signal.SIGKILL),
+        ({"DEAF": 1}, ["terminate", "terminate"], 143),
+    ],
+)
+def test_run_that_waits_for_another_machine_is_ended(train_data, two, deaf, ends, status):
+    """MindSpore waits ten minutes for the others, and lets no handler run meanwhile."""
+    script, words, variables = two("run_distribute_train.sh", "2", "", "--train_data_dir", train_data)
+    variables |= {"NODE_NUM": 2, "NODE_RANK": 0, "MASTER_ADDR": "localhost", **deaf}
+    with start_script(script, *words, **variables) as process:
+        while not process.stdout.readline().startswith("rank 0: joins 2 processes at 127.0.0.1:"):
+            assert process.poll() is None, process.stderr.read()
+        time.sleep(1)  # now it waits
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 2
+        for number, end in enumerate(ends):
+            if number:  # what follows within a second is the same request
+                time.sleep(1.5)
+                assert process.poll() is None
+            getattr(process, end)()
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == status
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
+    if status == 143:
+        line = errors.splitlines()[-1]
+        assert line.startswith("error: the training has ended early: ")
+        assert ("process 0 was asked to stop, " if not deaf else "the processes were ended at once, as asked, ") in line
 
 
 def test_killed_launcher_takes_its_processes_along(train_data, two, tmp_path):

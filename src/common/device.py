@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from src.common.errors import MidasError, UsageError
+from src.common.stop import end_on_signals
 
 ONEDNN_ISA = "ONEDNN_MAX_CPU_ISA"
 MOST_WORKERS = 8
@@ -148,12 +149,13 @@ def setup_device(
 
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         # This process only introduces the others to each other. They end in order when they are asked to stop, and it
-        # ends after them.
+        # ends after them. (The launcher sees to it that it does not stay when nobody has come.)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     _say_what_is_awaited()
     try:
-        communication.init()
+        with end_on_signals():  # it may wait for minutes, and nothing has been done that could be lost
+            communication.init()
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split("\n\n---")[0].split())
         hint = "" if "MS_ROLE" in os.environ else "; start the script with scripts/run_distribute_train.sh or msrun"
@@ -176,7 +178,11 @@ def _say_what_is_awaited() -> None:
 
 
 def _processes_here() -> int:
-    """How many processes of this run are on this machine: as the launcher says, or else ``msrun``."""
+    """How many processes of this run are on this machine.
+
+    Our launcher says it in ``LOCAL_WORLD_SIZE``. ``msrun`` says only how many there are on all machines together, in
+    ``MS_WORKER_NUM``: with several machines, this is too many.
+    """
     said = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("MS_WORKER_NUM") or ""
     return max(1, int(said)) if said.isdecimal() else 1
 
@@ -196,8 +202,8 @@ def worker_count(setting: Union[int, str]) -> int:
 
     Args:
         setting: A number, or ``auto``: the cores that this process may use, shared out among the processes of this
-            machine (as the launcher says in ``LOCAL_WORLD_SIZE``, or else ``msrun`` in ``MS_WORKER_NUM``), at least 1
-            and at most 8.
+            machine (as the launcher says in ``LOCAL_WORLD_SIZE``), at least 1 and at most 8. Under plain ``msrun`` they
+            are shared out among ``MS_WORKER_NUM`` processes, which are those of all machines.
     """
     if setting != "auto":
         return int(setting)

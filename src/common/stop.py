@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Callable
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SAME_REQUEST_S = 1.0  # a launcher passes on what its processes may have got, too
+SAME_REQUEST_S = 1.0  # signals within it are one request: a launcher passes on what its processes may have got, too
 
 
 class StopRequest(KeyboardInterrupt):
@@ -100,6 +100,20 @@ def stop_between_items(announcement: str) -> Iterator[Requests]:
             signal.signal(number, _ignore if requests else handler)  # a request that was heard is not heard again
 
 
+@contextmanager
+def end_on_signals() -> Iterator[None]:
+    """Inside this block, the first signal ends the process at once.
+
+    This is for native code that waits and keeps Python's lock, with which no handler of Python, and no thread, can run.
+    """
+    earlier = _handle(signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
 _announcements: list[str] = []  # of the blocks at hand
 
 
@@ -123,7 +137,7 @@ def _listen(reader: int) -> None:
                 first_s = time.monotonic()
                 for line in _announcements:
                     print(line, file=sys.stderr, flush=True)
-            elif time.monotonic() - first_s > _SAME_REQUEST_S:
+            elif time.monotonic() - first_s > SAME_REQUEST_S:
                 os._exit(128 + number)
 
 
