@@ -127,7 +127,7 @@ def test_precision_of_ascend_is_said(monkeypatch):
     ]
     said.clear()
     device.setup_device("Ascend", 0, 1)  # what runs a network leaves the types to MindSpore: not every device has all
-    assert said[2:] == [("conv_allow_hf32", False), ("matmul_allow_hf32", False)]
+    assert [word for word in said if isinstance(word, tuple) and word[0] != "Ascend"] == []
 
 
 def test_jit_level_that_the_cpu_has_not():

@@ -88,7 +88,7 @@ def setup_device(
     run_distribute: bool = False,
     jit_level: str = "auto",
     op_precision: Optional[str] = None,
-    allow_hf32: bool = False,
+    allow_hf32: Optional[bool] = None,
 ) -> Device:
     """Chooses the device and sets MindSpore up for it in graph mode.
 
@@ -103,7 +103,8 @@ def setup_device(
         jit_level: ``O0``, ``O1``, ``O2`` (Ascend only), or ``auto``, which leaves it to MindSpore.
         op_precision: Ascend: one of ``OP_PRECISIONS``; None leaves it to MindSpore: it keeps the types of the network
             where the device has operators of them.
-        allow_hf32: Ascend: whether convolutions and products of float32 may round what they take to HF32.
+        allow_hf32: Ascend: whether convolutions and products of float32 may round what they take to HF32; None leaves
+            it to MindSpore.
 
     Returns:
         The device of this process.
@@ -187,14 +188,15 @@ def _processes_here() -> int:
     return max(1, int(said)) if said.isdecimal() else 1
 
 
-def _set_precision_of_ascend(op_precision: Optional[str], allow_hf32: bool) -> None:
+def _set_precision_of_ascend(op_precision: Optional[str], allow_hf32: Optional[bool]) -> None:
     """Says what operators may do to float32; the defaults have changed from release to release."""
     from mindspore.device_context.ascend import op_precision as ascend
 
     if op_precision is not None:
         ascend.precision_mode(op_precision)
-    ascend.conv_allow_hf32(allow_hf32)
-    ascend.matmul_allow_hf32(allow_hf32)
+    if allow_hf32 is not None:
+        ascend.conv_allow_hf32(allow_hf32)
+        ascend.matmul_allow_hf32(allow_hf32)
 
 
 def worker_count(setting: Union[int, str]) -> int:
