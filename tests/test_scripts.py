@@ -31,9 +31,9 @@ from src.training.run_folder import RunFolder
 from src.utils.order import Position, SampleOrder
 from src.weights.checkpoint import read_ckpt
 
-# midas_train.py of a checkout in which the real one is real_train.py: every process says which it is and, in the end, the
-# checksum of its network. With SPOIL=N, the N-th sample that the second process loads holds a NaN. With LACKS=1, the
-# second process lacks a pair. With DEAF=1, no process hears a request to stop.
+# midas_train.py of a checkout in which the real one is real_train.py: every process says which it is and, in the end,
+# the checksum of its network. With SPOIL=N, the N-th sample that the second process loads holds a NaN. With LACKS=1,
+# the second process lacks a pair. With DEAF=1, no process hears a request to stop.
 TELLING_TRAIN = """
 'As the real one.'
 import os, signal, sys, zlib
