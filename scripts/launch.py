@@ -19,9 +19,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Optional, TextIO
 
@@ -202,7 +203,8 @@ class Process:
         command: What to run.
         environment: Its variables.
         log: The file that takes all it prints, after what is there.
-        last_signal: What it gets should this launcher be killed: it would go on unseen, and hold its device.
+        prepare: Called in the new process.
+        descriptor: What it inherits.
 
     Attributes:
         log_start: Where its part of the log begins, in bytes.
@@ -215,11 +217,11 @@ class Process:
         command: Sequence[str],
         environment: Mapping[str, str],
         log: Path,
-        last_signal: signal.Signals = signal.SIGTERM,
+        prepare: Callable[[], object],
+        descriptor: int,
     ):
         self.name, self.log = name, log
         self.is_killed = False
-        prctl = ctypes.CDLL(None).prctl
         with _opened_log(log) as file:
             self.log_start = file.tell()
             self._process = subprocess.Popen(
@@ -229,7 +231,8 @@ class Process:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, last_signal),
+                preexec_fn=prepare,
+                pass_fds=(descriptor,),
             )
 
     @property
@@ -267,6 +270,17 @@ class Process:
             file.seek(self.log_start)
             lines = (line.rstrip("\n") for line in file if not line.startswith(_NOISE) and _GOODBYE not in line)
             return list(deque(lines, _LAST_LINES))
+
+
+def _end_with_parent() -> None:
+    """Has this process asked to stop should the launcher be killed: it would go on unseen, and hold its device."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end_with_writers(reader: int) -> None:
+    """Has this process ended when nobody is left who could write to a pipe: SIGIO comes then, and nobody handles it."""
+    fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(reader, fcntl.F_SETFL, os.O_ASYNC)
 
 
 class Shown:
@@ -320,14 +334,19 @@ class Run:
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup
         self._handlers = {number: signal.signal(number, self._note) for number in heard}
+        # MindSpore aborts workers half a minute after the scheduler has gone. So should this launcher be killed, the
+        # scheduler must outlive them, who may yet finish a step and a checkpoint; and then it must not stay.
+        reader, writer = os.pipe()
         self.scheduler = None
         if plan.machine == 0:
-            # It ignores requests to stop. Its end does not keep the workers from ending in order.
-            self.scheduler = self._start("the scheduler", "scheduler.log", command, "MS_SCHED", 0, signal.SIGKILL)
-        self.workers = [
-            self._start(f"process {rank}", f"worker_{rank}.log", command, "MS_WORKER", rank, signal.SIGTERM)
-            for rank in plan.ranks
-        ]
+            environment, log = plan.environment("MS_SCHED", 0), plan.log_dir / "scheduler.log"
+            prepare = partial(_end_with_writers, reader)
+            self.scheduler = Process("the scheduler", command, environment, log, prepare, reader)
+        self.workers = []
+        for rank in plan.ranks:
+            environment, log = plan.environment("MS_WORKER", rank), plan.log_dir / f"worker_{rank}.log"
+            self.workers.append(Process(f"process {rank}", command, environment, log, _end_with_parent, writer))
+        os.close(reader)
         self.failed: list[list[Process]] = []  # by themselves: those that were found at the same time, the first first
 
     def _note(self, _number: int, _frame: object) -> None:
@@ -336,11 +355,6 @@ class Run:
             self._asked_s = now
         elif now - self._asked_s > SAME_REQUEST_S:
             self.is_urgent = True
-
-    def _start(
-        self, name: str, log: str, command: Sequence[str], role: str, rank: int, last_signal: signal.Signals
-    ) -> Process:
-        return Process(name, command, self.plan.environment(role, rank), self.plan.log_dir / log, last_signal)
 
     @property
     def has_failed(self) -> bool:

@@ -650,6 +650,30 @@ def test_killed_launcher_takes_its_processes_along(train_data, two, tmp_path):
     assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_scheduler_outlives_the_processes_of_a_killed_launcher(repo, tmp_path):
+    """MindSpore aborts them soon after it has gone."""
+    role = """
+        [ $MS_ROLE = MS_SCHED ] && { echo $$ > scheduler.pid; exec sleep 50; }
+        trap 'sleep 2; kill -0 $(cat scheduler.pid) && echo "the scheduler is there"; exit' TERM
+        echo ready
+        while :; do sleep 0.1; done
+    """
+    code = f"""
+import sys
+from pathlib import Path
+sys.path[:0] = [{str(repo / "scripts")!r}]
+import launch
+launch.Run(launch.Plan(1, 1, 0, "127.0.0.1", 1, Path.cwd()), ["sh", "-c", sys.argv[1]]).watch()
+"""
+    with subprocess.Popen([sys.executable, "-c", code, role], cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        children = psutil.Process(process.pid).children()
+        process.kill()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
+    assert (tmp_path / "worker_0.log").read_text().splitlines()[1:] == ["ready", "the scheduler is there"]
+
+
 @pytest.mark.parametrize("script", ["run_standalone_train.sh", "run_train_gpu.sh"])
 def test_missing_checkpoint_for_one_device(train_data, two, script):
     numbers = ["0"] if script == "run_standalone_train.sh" else ["1", "0"]
