@@ -12,4 +12,4 @@ bin=$(dirname "$PYTHON")
 "$bin/lint-imports" --no-cache
 "$bin/shellcheck" -x scripts/*.sh ascend310_infer/*.sh .ci/run
 # Two files at a time. A process that dies ends the tests: started again, pytest-xdist waits for its other tests for ever.
-exec "$PYTHON" -m pytest -n 2 --dist loadfile --max-worker-restart 0 "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@"

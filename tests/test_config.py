@@ -746,7 +746,9 @@ def test_help_names_every_key_with_comment_default_and_limits(capsys, monkeypatc
         assert comment.endswith("."), f"no explanation: {about}"
         raw = node.start_mark.buffer[node.start_mark.pointer : node.end_mark.pointer]
         assert limits.endswith(f" Default: {raw}."), about
-    assert flags["batch_size"].endswith("Images per step on each device. Allowed: an integer >= 1. Default: 8.")
+    assert flags["batch_size"].endswith(
+        "step takes accumulate_steps times as many. Allowed: an integer >= 1. Default: 8."
+    )
     assert flags["layers"].endswith("Allowed: a list of 4 integers >= 1. Default: [3, 4, 23, 3].")
     assert "[3, 4, 23, 3].\n" in text  # not wrapped, so that it can be copied
     # A comment of two lines above the key, and one that belongs to a heading.

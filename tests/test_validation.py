@@ -201,7 +201,7 @@ def test_judge():
     for value, is_best in courses:
         assert judge.judge({"loss": value, "TUM delta>1.25": -value}) is is_best  # the first decides
         assert not judge.is_patience_over
-    assert judge.state() == {"best": 3.0, "waited": 1}
+    assert judge.state() == {"name": "loss", "best": 3.0, "waited": 1}
     resumed = Judge(2, **judge.state())
     for one in (judge, resumed):
         assert not one.judge({"loss": math.inf})
@@ -213,6 +213,6 @@ def test_judge():
 def test_judge_without_patience_never_ends_a_run():
     judge = Judge(patience=0)
     assert not judge.judge({"loss": math.nan})
-    assert judge.state() == {"best": None, "waited": 1}
+    assert judge.state() == {"name": "loss", "best": None, "waited": 1}
     assert not any(judge.judge({"loss": 1.0}) and judge.is_patience_over for _ in range(5))
     assert not judge.is_patience_over
