@@ -156,14 +156,14 @@ def test_overflow_changes_nothing_but_the_scale(scaled_step):
     assert [row[3] for row in told] == [2.0**n for n in (10, 10, 9, 9, 9, 10, 10, 10, 9)]
 
 
-def test_scaling_changes_no_update(scaled_step, step):
+def test_scaling_changes_no_update(scaled_step):
     """Powers of two: the same to the last digit, but for what float32 rounds to 0."""
-    image, target, mask = next(batches())
-    plain = step
-    for name, parameter in plain.state().items():
-        parameter.set_data(ms.Tensor(scaled_step.state()[name].asnumpy()))
     if scaled_step.parts > 1:
         pytest.skip("parts are normalised apart")
+    image, target, mask = next(batches())
+    plain = make_step()
+    for name, parameter in plain.state().items():
+        parameter.set_data(ms.Tensor(scaled_step.state()[name].asnumpy()))
     outputs = [one(*map(ms.Tensor, (image, target, mask, NOTHING))).asnumpy() for one in (plain, scaled_step)]
     assert outputs[0][0] == outputs[1][0]
     for name, parameter in plain.state().items():
