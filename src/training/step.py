@@ -18,8 +18,8 @@ from src.weights.formats import MINDSPORE, format_of
 
 _half_square = ops.MultitypeFuncGraph("half_square")
 _half_square_on_cpu = ops.MultitypeFuncGraph("half_square_on_cpu")
-_usable = ops.MultitypeFuncGraph("usable")
-_usable_as_it_is = ops.MultitypeFuncGraph("usable_as_it_is")
+_scaled = ops.MultitypeFuncGraph("scaled")
+_zero_where = ops.MultitypeFuncGraph("zero_where")
 _adam = ops.MultitypeFuncGraph("adam")
 _pick = ops.MultitypeFuncGraph("pick")
 _add = ops.MultitypeFuncGraph("add")
@@ -42,19 +42,17 @@ def _half_square_of_tensor_on_cpu(gradient):
     return ops.MatMul(transpose_b=True)(row, row).reshape(()) / 2
 
 
-@_usable.register("Tensor", "Tensor", "Tensor")
-def _usable_gradient(is_finite, factor, gradient):
-    return ops.select(is_finite, gradient * factor, ops.zeros_like(gradient))
+@_scaled.register("Tensor", "Tensor")
+def _scaled_tensor(factor, gradient):
+    return gradient * factor.astype(gradient.dtype)
 
 
-@_usable_as_it_is.register("Tensor", "Tensor")
-def _usable_gradient_as_it_is(is_finite, gradient):
-    return ops.select(is_finite, gradient, ops.zeros_like(gradient))
+@_zero_where.register("Tensor", "Tensor", "Tensor")
+def _zeros_where_asked(is_asked, zero, gradient):
+    return ops.MaskedFill()(gradient, is_asked, zero.astype(gradient.dtype))
 
 
-@_adam.register(
-    "Function", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor"
-)
+@_adam.register("Function", *["Tensor"] * 10)
 def _adam_of_parameter(
     adam, beta1_power, beta2_power, beta1, beta2, epsilon, rate, gradient, parameter, moment1, moment2
 ):
@@ -89,6 +87,11 @@ def _zero_parameter(parameter):
 @_restore_unless.register("Tensor", "Tensor", "Tensor")
 def _restore_parameter_unless(is_good, parameter, noted):
     return ops.assign(parameter, ops.select(is_good, parameter, noted))
+
+
+def is_device_the_host() -> bool:
+    """Whether what computes is the CPU, on which the script runs too."""
+    return ms.get_context("device_target") == "CPU"
 
 
 class _Rate(nn.Cell):
@@ -136,11 +139,11 @@ class TwoRateAdam(nn.Adam):
     def construct(self, gradients, is_finite):
         """Updates the parameters, moments and counters, or leaves all of them exactly as they are.
 
-        It has no branch, which the host would wait for the device to take: where the gradients are not finite, the
-        rates are 0 and the moments are kept whole (their decay is 1).
+        It has no branch: where ``is_finite`` is false, the rates are 0, and the moments are kept whole (their decay is
+        1).
 
         Args:
-            gradients: Of the parameters; zeros where they are not finite.
+            gradients: Of the parameters; zeros where ``is_finite`` is false.
             is_finite: bool scalar.
         """
         factor = is_finite.astype(ms.float32)
@@ -227,8 +230,9 @@ class _Update(nn.Cell):
         self.share = ms.Tensor([1 / world, 1], ms.float32)
         self.statistics, self.noted = ms.ParameterTuple(statistics), ms.ParameterTuple(noted)
         self.each = ops.HyperMap()
+        self.is_host = is_device_the_host()
         # The CPU has no fast sum but a fast product; other devices may form products in half precision.
-        self.half_square = _half_square_on_cpu if ms.get_context("device_target") == "CPU" else _half_square
+        self.half_square = _half_square_on_cpu if self.is_host else _half_square
 
     def construct(self, told, gradients, notes):
         gradients = self.average(gradients)
@@ -240,14 +244,16 @@ class _Update(nn.Cell):
         is_finite = ops.logical_and(ops.isfinite(norm), ops.isfinite(told[0]))
         if self.grad_clip_norm > 0:
             factor = self.grad_clip_norm / ops.maximum(norm, ops.full_like(norm, self.grad_clip_norm))
-            gradients = self.each(ops.partial(_usable, is_finite, factor / scale), gradients)
+            gradients = self.each(ops.partial(_scaled, factor / scale), gradients)
         elif self.scaler is not None:
-            gradients = self.each(ops.partial(_usable, is_finite, 1 / scale), gradients)
-        else:
-            gradients = self.each(ops.partial(_usable_as_it_is, is_finite), gradients)
-        updated = self.optimizer(gradients, is_finite)
+            gradients = self.each(ops.partial(_scaled, 1 / scale), gradients)
         told = ops.concat((told[:1], ops.stack((is_finite.astype(ms.float32), told[1], scale)), told[2:]))
-        told = ops.depend(told, updated)
+        if self.is_host:  # a branch costs nothing there, and zeros would cost a pass over the gradients, and 1.6 GB
+            if is_finite:
+                told = ops.depend(told, self.optimizer(gradients, is_finite))
+        else:  # the host would wait for the device to take a branch
+            zero_unless_finite = ops.partial(_zero_where, ops.logical_not(is_finite), ops.zeros((), ms.float32))
+            told = ops.depend(told, self.optimizer(self.each(zero_unless_finite, gradients), is_finite))
         if self.scaler is not None:
             told = ops.depend(told, self.scaler.adjust(is_finite))
             told = ops.depend(told, self.each(ops.partial(_restore_unless, is_finite), self.statistics, self.noted))
