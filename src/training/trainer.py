@@ -30,6 +30,8 @@ _NO_CHECKPOINT = "there is no checkpoint yet"
 # So many steps without a finite gradient in a row end a run whose loss is scaled.
 _MOST_SKIPPED = 20
 
+_Finish = Callable[[Callable[[], None]], None]  # sees to it that the first process does something
+
 
 class EndOfRun(MidasError):
     """The run ends before its last epoch; every process raises it after the same step."""
@@ -233,10 +235,7 @@ class Trainer:
         """Saves what has been learnt so far, and returns the error that says what has happened and how to go on."""
         self._read(0.0)
         if self._unsaved and self.group.rank == 0:  # no other process has a checkpoint to write, or to name
-            path = self.folder.checkpoint_path(self._unsaved.epoch, self._unsaved.step)
-            arrays = {name: parameter.asnumpy() for name, parameter in self.step.state().items()}
-            self._write(path, arrays, self._extra(self._unsaved))
-            self._note_checkpoint(path)
+            self._save_run(self._unsaved, False, lambda write: write())
         return DataError(f"{fault}; {self._how_to_go_on()}")
 
     def _give_up(self, fault: str) -> None:
@@ -394,7 +393,8 @@ class Trainer:
             self._log.append_scores(position.epoch, position.step, position.samples, values)
         if is_best:
             weights = {p.name: p for p in self.step.net.get_parameters()}
-            self._save_file(self.folder.best_path, weights, {"course": dict(self.course), "scores": values})
+            extra = {"course": dict(self.course), "scores": values}
+            self._save_file(self.folder.best_path, weights, extra, self.group.first_finishes)
             if self.group.rank == 0:
                 self.on_saved()
         if self.judge.is_patience_over:
@@ -424,37 +424,38 @@ class Trainer:
             is_validation_due: Whether the validation there was cut short: a resumed run starts with it.
         """
         self._average_statistics()
-        path = self.folder.checkpoint_path(position.epoch, position.step)
-        self._save_file(path, self.step.state(), self._extra(position, is_validation_due))
-        self._note_checkpoint(path)
+        self._save_run(position, is_validation_due, self.group.first_finishes)
 
-    def _extra(self, position: Position, is_validation_due: bool = False) -> dict[str, Any]:
-        return {
+    def _save_run(self, position: Position, is_validation_due: bool, finish: _Finish) -> None:
+        path = self.folder.checkpoint_path(position.epoch, position.step)
+        extra = {
             **asdict(position),
             "schedule": asdict(replace(self.schedule, updates=self._updates)),
             "course": dict(self.course),
             "judge": self.judge.state(),
             "is_validation_due": is_validation_due,
         }
-
-    def _note_checkpoint(self, path: Path) -> None:
+        self._save_file(path, self.step.state(), extra, finish)
         self.last_checkpoint, self._unsaved, self._saved_at = path, None, time.monotonic()
         if self.group.rank == 0:
             self.folder.prune(self.settings.keep_checkpoints)
             self.on_saved()
 
-    def _save_file(self, path: Path, parameters: Mapping[str, ms.Parameter], extra: Mapping[str, Any]) -> None:
-        """Writes a file in the first process, while the others wait."""
+    def _save_file(
+        self, path: Path, parameters: Mapping[str, ms.Parameter], extra: Mapping[str, Any], finish: _Finish
+    ) -> None:
+        """Writes a file in the first process; ``finish`` decides what the others do meanwhile."""
         arrays = {}
         if self.group.rank == 0:  # read here, since the file may be written in a thread
             arrays = {name: parameter.asnumpy() for name, parameter in parameters.items()}
-        self.group.first_finishes(lambda: self._write(path, arrays, extra))
 
-    def _write(self, path: Path, arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
-        try:
-            save_checkpoint(path, arrays, extra)
-        except CheckpointError as error:  # a full disk
-            raise CheckpointError(f"{error}; {self._how_to_go_on()}") from error
+        def write() -> None:
+            try:
+                save_checkpoint(path, arrays, extra)
+            except CheckpointError as error:  # a full disk
+                raise CheckpointError(f"{error}; {self._how_to_go_on()}") from error
+
+        finish(write)
 
     def _stopped(self, position: Position) -> StoppedRun:
         where = f"after epoch {position.epoch} step {position.step}"
