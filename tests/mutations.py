@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from src.common.errors import fault_line
+
 _SECONDS = 20  # for one file
 
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 2**15 - 1, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1)
@@ -118,8 +120,9 @@ def read_damaged(
             outcomes["read"] += 1
         except refusal as error:
             outcomes["refused"] += 1
-            if "\n" in str(error) or str(named) not in str(error):
-                print(f"number {number}: {error!r}")
+            line = fault_line(error)  # as a script prints it: the text may hold names of the file
+            if "\n" in line or str(named) not in line:
+                print(f"number {number}: {line!r}")
                 outcomes["bad text"] += 1
         except BaseException:
             print(f"number {number}:\n{traceback.format_exc()}")

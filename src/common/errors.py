@@ -14,7 +14,10 @@ from src.common.stop import StopRequest, raise_on_signals
 
 
 class MidasError(Exception):
-    """An anticipated fault. Its text is one line: file or key, what was expected, what was found."""
+    """An anticipated fault. Its text is one line: file or key, what was expected, what was found.
+
+    Where it quotes a file it may hold control characters: ``fault_line`` escapes them.
+    """
 
     exit_status = 1
 
