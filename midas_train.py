@@ -271,11 +271,13 @@ def build_validators(config: Config, step: "TrainStep", held_back: LoadImagesDep
     from src.inference.mindspore import MindSporePredictor
     from src.training.validation import HeldBackLoss, NamedSets
 
-    workers, share = worker_count(config.num_parallel_workers), (group.rank, group.world)
     validators = []
-    if config.eval_interval and len(held_back):
+    if not config.eval_interval:
+        return validators
+    workers, share = worker_count(config.num_parallel_workers), (group.rank, group.world)
+    if len(held_back):
         validators.append(HeldBackLoss(step.net, step.loss, held_back, *share, workers=workers))
-    if config.eval_interval and config.val_data_name:
+    if config.val_data_name:
         datasets, _ = open_sets(
             named_sets(config.val_data_name),
             lambda name: open_dataset(name, getattr(config, f"datapath_{name}"), config.eval_protocol),

@@ -129,7 +129,7 @@ _FILE_NAME = _Rule(
 _SETS = ", ".join(names.DATA_SETS)
 _DATA_NAMES = _Rule(f"all or a comma-separated list of {_SETS}", lambda value: {*_words(value)} <= {*_SETS_BY_WORD})
 
-_VAL_NAMES = _Rule(f"'' or a comma-separated list of {_SETS}", lambda value: not value or _DATA_NAMES.accepts(value))
+_VAL_NAMES = _Rule(f"'', {_DATA_NAMES.expected}", lambda value: not value or _DATA_NAMES.accepts(value))
 
 
 @dataclass(frozen=True)
