@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import TINY_FLAGS
+from conftest import CACHED, TINY_FLAGS
 from test_scripts import free_port, run_script, two  # noqa: F401 a fixture
 
 from src.training.loss_log import read_loss_csv
@@ -21,7 +21,17 @@ def train(repo, train_data):
     """Returns a function that trains in so many processes: (number, run folder, further settings) -> output."""
 
     def run(processes, folder, *words):
-        words = [*SIZE, "--train_data_dir", train_data, "--train_output_path", folder, "--log_interval", 1, *words]
+        words = [
+            *SIZE,
+            *CACHED,
+            "--train_data_dir",
+            train_data,
+            "--train_output_path",
+            folder,
+            "--log_interval",
+            1,
+            *words,
+        ]
         if processes > 1:
             variables = {"PYTHON": sys.executable, "LOG_DIR": folder.parent / f"{folder.name} log"}
             script = repo / "scripts" / "run_distribute_train.sh"

@@ -13,7 +13,6 @@ from textwrap import dedent
 import pytest
 from test_train_script import SETTINGS, losses
 
-import midas_train
 from modelarts.start import Job, fetch, read_job, training_command
 from src.common.errors import MidasError, UsageError
 from src.config import load_config
@@ -525,7 +524,6 @@ def test_boot_file_reports_in_one_line(repo, obs):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.skipif("is_modelarts" not in midas_train.KEYS, reason="midas_train.py does not read is_modelarts yet")
 def test_job_that_is_started_again_on_another_machine(repo, obs, train_data, tmp_path):
     (obs.root / "bucket").mkdir()
     obs.path(DATA).symlink_to(train_data)

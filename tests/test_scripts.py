@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from conftest import TINY_FLAGS
+from conftest import CACHED, TINY_FLAGS
 
 from src.common.errors import UsageError
 from src.common.names import DATA_SETS
@@ -241,7 +241,7 @@ def two(repo, tmp_path):
     (checkout / "midas_train.py").write_text(TELLING_TRAIN)
 
     def build(script, *words):
-        words = [*words, *TINY_FLAGS, "--img_width", "64", "--img_height", "64", "--batch_size", "2"]
+        words = [*words, *TINY_FLAGS, *CACHED, "--img_width", "64", "--img_height", "64", "--batch_size", "2"]
         words += ["--num_parallel_workers", 1, "--train_output_path", tmp_path / "the run"]
         variables = {"PYTHON": sys.executable, "LOG_DIR": tmp_path / "the log", "MASTER_PORT": free_port()}
         return checkout / "scripts" / script, words, {**variables, "DEVICE_TARGET": "CPU"}

@@ -14,14 +14,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_FLAGS
+from conftest import CACHED, TINY, TINY_FLAGS
 from torch_midas import TorchMidas
 
 from src.utils import pth2ckpt
 from src.weights.checkpoint import read_ckpt
 
 SETTINGS = [
-    *TINY_FLAGS, "--model_weights", "", "--img_width", "64", "--img_height", "64", "--batch_size", "2",
+    *TINY_FLAGS, *CACHED, "--model_weights", "", "--img_width", "64", "--img_height", "64", "--batch_size", "2",
     "--epoch_size", "4", "--save_checkpoint_steps", "3", "--keep_checkpoint_max", "3", "--log_interval", "1",
     "--lr_decay", "True", "--no_backbone_params_lr", "1e-3",
 ]  # fmt: skip
@@ -358,8 +358,9 @@ def test_folder_that_cannot_be_written(repo, train_data, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_compile_cache_does_not_outlive_a_setting(repo, train_data, uninterrupted, tmp_path):
-    one_epoch = ["--enable_compile_cache", "True", "--epoch_size", "1", "--lr_decay", "False"]
+def test_compile_cache_does_not_outlive_a_setting(repo, train_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path / "graphs"))
+    one_epoch = [*CACHED, "--epoch_size", "1", "--lr_decay", "False"]
     found = []
     for number, clip in enumerate(("0.0", "0.01", "0.0")):
         result = train(repo, train_data, tmp_path / str(number), *one_epoch, "--grad_clip_norm", clip)
@@ -369,6 +370,7 @@ def test_compile_cache_does_not_outlive_a_setting(repo, train_data, uninterrupte
     assert found[0][0] == found[1][0]  # the first loss comes before any gradient
     assert found[0][-1] != found[1][-1]
     assert_equal_checkpoints(tmp_path / "0", tmp_path / "2")  # statistics of normalisation, too
+    assert len(list((tmp_path / "graphs").iterdir())) == 2
 
 
 def assert_equal_checkpoints(one, other):
@@ -378,9 +380,10 @@ def assert_equal_checkpoints(one, other):
         assert np.array_equal(tensor, others[name]), name
 
 
-def test_compile_cache_keeps_graphs_of_several_parts_and_a_loss_scale(repo, train_data, tmp_path):
+def test_compile_cache_keeps_graphs_of_several_parts_and_a_loss_scale(repo, train_data, tmp_path, monkeypatch):
     """A kept graph must find the parameters of this process: sums of gradients, the scale, the network."""
-    words = ["--enable_compile_cache", "True", "--max_steps", "4", "--accumulate_steps", "2", "--batch_size", "1"]
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path / "graphs"))
+    words = [*CACHED, "--max_steps", "4", "--accumulate_steps", "2", "--batch_size", "1"]
     for name in ("first", "second"):
         result = train(repo, train_data, tmp_path / name, *words, "--amp_level", "O1", "--loss_scale", "4")
         assert result.returncode == 0, result.stderr

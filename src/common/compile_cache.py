@@ -1,6 +1,7 @@
 """Keeping compiled graphs between starts (``enable_compile_cache``)."""
 
 import hashlib
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -8,12 +9,15 @@ from pathlib import Path
 from src.common.device import keep_compiled_graphs
 
 _SOURCES = Path(__file__).resolve().parents[1]
-_FOLDER = _SOURCES.parent / "output" / "compile_cache"
+# MindSpore's own variable. Its value at the start counts: it is set to one of the folders below later.
+_FOLDER = Path(os.environ.get("MS_COMPILER_CACHE_PATH") or _SOURCES.parent / "output" / "compile_cache")
 OPENVINO_FOLDER = _FOLDER / "openvino"  # OpenVINO itself tells networks, hints and releases apart
 
 
 def enable_compile_cache(is_wanted: bool, facts: tuple, shapes_vary: bool = False) -> None:
-    """Makes MindSpore keep compiled graphs under ``output/compile_cache``, if the configuration asks for it.
+    """Makes MindSpore keep compiled graphs, if the configuration asks for it.
+
+    They are kept under ``output/compile_cache``, or where the environment variable ``MS_COMPILER_CACHE_PATH`` says.
 
     MindSpore takes a kept graph for the present one even where an operator, a constant or a size has changed, and then
     silently computes something else. So there is a folder for each combination of facts, source code and MindSpore
