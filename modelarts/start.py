@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.common.errors import UsageError, run_script
-from src.config import REPOSITORY, Config, load_config
+from src.config import REPOSITORY, Config, load_config, whole_number
 from src.training.modelarts import copy_data_in, copy_run_in, has_run, is_remote
 from src.weights.locate import list_checkpoints
 
@@ -54,26 +54,20 @@ def read_job(cards: str, environment: Mapping[str, str]) -> Job:
     method = environment.get("MA_RUN_METHOD", "msrun")
     if method != "msrun":
         raise UsageError(f"MA_RUN_METHOD: expected msrun, or that it is not set, found {method}")
-    machines = _number("MA_NUM_HOSTS", environment.get("MA_NUM_HOSTS") or "1", 1)
+    machines = whole_number("MA_NUM_HOSTS", environment.get("MA_NUM_HOSTS") or "1", 1)
     if cards:
-        count = _number("num_gpus or device_num", cards, 1)
+        count = whole_number("num_gpus or device_num", cards, 1)
     elif "MA_NUM_GPUS" in environment:
-        count = _number("MA_NUM_GPUS", environment["MA_NUM_GPUS"], 0) or 1  # 0 on a machine without any
+        count = whole_number("MA_NUM_GPUS", environment["MA_NUM_GPUS"], 0) or 1  # 0 on a machine without any
     else:
-        count = max(1, _number("RANK_SIZE", environment.get("RANK_SIZE") or "1", 1) // machines)
+        count = max(1, whole_number("RANK_SIZE", environment.get("RANK_SIZE") or "1", 1) // machines)
     if machines == 1:
         return Job(count)
-    index = _number("VC_TASK_INDEX", environment.get("VC_TASK_INDEX", ""), 0)
+    index = whole_number("VC_TASK_INDEX", environment.get("VC_TASK_INDEX", ""), 0)
     master = environment.get("VC_WORKER_HOSTS", "").partition(",")[0]
     if not master:
         raise UsageError("VC_WORKER_HOSTS: expected the names of the machines of the job, found none")
     return Job(count, machines, index, master)
-
-
-def _number(key: str, text: str, least: int) -> int:
-    if text.isdecimal() and int(text) >= least:
-        return int(text)
-    raise UsageError(f"{key}: expected an integer >= {least}, found {text or 'nothing'}")
 
 
 def fetch(config: Config) -> dict[str, str]:

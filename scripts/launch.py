@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 import midas_train
 from src.common.errors import MidasError, UsageError, fault_line, run_script
 from src.common.stop import SAME_REQUEST_S, StopRequest
-from src.config import Config, load_config
+from src.config import Config, load_config, whole_number
 from src.training.modelarts import RunMirror
 from src.training.run_folder import RunFolder
 from src.weights.locate import GET_ENCODER, find_checkpoint
@@ -104,9 +104,9 @@ def read_plan(rank_size: str, variables: Mapping[str, str]) -> Plan:
     Raises:
         UsageError: A number is none or does not fit the others, or the address or the port cannot be used.
     """
-    size = _number("RANK_SIZE", rank_size, 1)
-    machines = _number("NODE_NUM", variables.get("NODE_NUM", "1"), 1)
-    machine = _number("NODE_RANK", variables.get("NODE_RANK", "0"), 0)
+    size = whole_number("RANK_SIZE", rank_size, 1)
+    machines = whole_number("NODE_NUM", variables.get("NODE_NUM", "1"), 1)
+    machine = whole_number("NODE_RANK", variables.get("NODE_RANK", "0"), 0)
     if machines > 1 and not {"NODE_RANK", "MASTER_ADDR"} <= variables.keys():
         raise UsageError(f"NODE_NUM {machines}: expected NODE_RANK and MASTER_ADDR to be set, too")
     if machine >= machines:
@@ -117,7 +117,7 @@ def read_plan(rank_size: str, variables: Mapping[str, str]) -> Plan:
             "machines"
         )
     name = variables.get("MASTER_ADDR", "127.0.0.1")
-    port = _number("MASTER_PORT", variables.get("MASTER_PORT", "8118"), 1)
+    port = whole_number("MASTER_PORT", variables.get("MASTER_PORT", "8118"), 1)
     try:
         address = socket.gethostbyname(name)
     except OSError as error:
@@ -126,12 +126,6 @@ def read_plan(rank_size: str, variables: Mapping[str, str]) -> Plan:
         _check_port(name, address, port)
     log_dir = Path(variables.get("LOG_DIR") or REPOSITORY / "output" / "distribute_log").absolute()
     return Plan(size, machines, machine, address, port, log_dir)
-
-
-def _number(name: str, text: str, least: int) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) >= least):
-        raise UsageError(f"{name}: expected a number from {least}, found {text or 'nothing'}")
-    return int(text)
 
 
 def _check_port(name: str, address: str, port: int) -> None:

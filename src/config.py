@@ -409,6 +409,13 @@ def not_instead(config: Config, other: str, key: str) -> None:
         raise UsageError(f"{COMMAND_LINE}: {other}: expected {key}, which is what this script reads")
 
 
+def whole_number(name: str, text: str, least: int) -> int:
+    """Returns the number of a variable or an argument; UsageError unless it is an integer that is large enough."""
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise UsageError(f"{name}: expected an integer >= {least}, found {text or 'nothing'}")
+    return int(text)
+
+
 def require_folder(config: Config, key: str) -> None:
     """Raises UsageError unless the path of ``key`` is an existing folder."""
     _require(config, key, "folder", os.path.isdir)

@@ -153,29 +153,32 @@ def test_half_precision_learns_what_full_precision_does(tmp_path):
     source = LoadImagesDepth(pairs, 64, 64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     samples, order = [source[number] for number in range(8)], SampleOrder(8, 4, seed=1)
     ms.set_seed(1)
+    rate = LearningRate(2e-3, 0.0, 1.0, 120)
 
-    def learn(level, start, steps, end_rate):
-        net = MidasNet(**TINY)
-        for parameter in net.get_parameters():
-            parameter.set_data(ms.Tensor(start[parameter.name]))
+    def learn(level, steps, state):
+        """Trains for some steps from a state (name -> array); returns the losses, and the state half-way."""
+        net = MidasNet(**TINY).set_train(True)
         precision = settle_precision(level, "float16", "dynamic", "CPU")
         apply_precision(net, precision)
-        rate, scaler = LearningRate(2e-3, end_rate, 1.0, steps), create_scaler(precision, 64.0, 1000)
-        step = TrainStep(net.set_train(True), create_loss("ssi_mse"), TwoRateAdam(net, rate, rate), scaler=scaler)
-        told = []
+        scaler = create_scaler(precision, 64.0, 1000)
+        step = TrainStep(net, create_loss("ssi_mse"), TwoRateAdam(net, rate, rate), scaler=scaler)
+        for name, array in state.items():
+            step.state()[name].set_data(ms.Tensor(array))
+        told, half_way = [], {}
         for number in range(steps):
+            if number == 60:
+                half_way = {name: parameter.asnumpy().copy() for name, parameter in step.state().items()}
             batch = map(np.stack, zip(*(samples[i] for i in order.samples(4 * number))))
             told.append(step(*map(ms.Tensor, (*batch, np.zeros(3, np.float32)))).asnumpy())
         told = np.stack(told)
         print(level, int((told[:, 1] == 0).sum()), "steps skipped, loss scale", told[-1, 3])
-        return told[:, 0], {p.name: p.asnumpy().copy() for p in net.get_parameters()}
+        return told[:, 0], half_way
 
     untrained = {p.name: p.asnumpy().copy() for p in MidasNet(**TINY).get_parameters()}
-    first, begun = learn("O0", untrained, 60, end_rate=2e-3)
-    full, _ = learn("O0", begun, 60, end_rate=0.0)
-    half, _ = learn("O2", begun, 60, end_rate=0.0)
-    assert full[-10:].mean() < 0.2 * first[:3].mean()
+    full, half_way = learn("O0", 120, untrained)
+    half, _ = learn("O2", 60, half_way)
+    assert full[-10:].mean() < 0.2 * full[:3].mean()
     assert half[-10:].mean() == pytest.approx(full[-10:].mean(), rel=0.05)
     for level in ("O1", "O3", "auto"):
-        found, _ = learn(level, untrained, 15, end_rate=2e-3)
+        found, _ = learn(level, 15, untrained)
         assert found[-4:].mean() < 0.7 * found[:3].mean(), level

@@ -472,8 +472,8 @@ def test_two_processes_with_other_data_do_not_begin(train_data, two, tmp_path):
 @pytest.mark.parametrize(
     ("size", "variables", "message"),
     [
-        ("two", "", "RANK_SIZE: expected a number from 1, found two"),
-        ("0", "", "RANK_SIZE: expected a number from 1, found 0"),
+        ("two", "", "RANK_SIZE: expected an integer >= 1, found two"),
+        ("0", "", "RANK_SIZE: expected an integer >= 1, found 0"),
         ("4", "NODE_NUM=2", "NODE_NUM 2: expected NODE_RANK and MASTER_ADDR to be set, too"),
         ("4", "NODE_NUM=2 NODE_RANK=2 MASTER_ADDR=x", "NODE_RANK: expected a number below NODE_NUM, 2, found 2"),
         ("3", "NODE_NUM=2 NODE_RANK=0 MASTER_ADDR=x", "RANK_SIZE: expected a multiple of NODE_NUM, 2, found 3"),
