@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import scipy.io
 import slow_script
-from conftest import TINY_FLAGS
+from conftest import CACHED, TINY_FLAGS
 
 import midas_eval
 from evaluation import CPU, RedChannel, true_inverse_depth
@@ -40,7 +40,7 @@ def arguments(data, weights, ann_file, *more):
 
 def evaluate(repo, *words):
     return subprocess.run(
-        [sys.executable, str(repo / "midas_eval.py"), *words], capture_output=True, text=True, timeout=300
+        [sys.executable, str(repo / "midas_eval.py"), *CACHED, *words], capture_output=True, text=True, timeout=300
     )
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import slow_script
-from conftest import TINY_FLAGS
+from conftest import CACHED, TINY_FLAGS
 from PIL import Image
 
 import midas_run
@@ -26,7 +26,7 @@ def run(repo, weights, *arguments):
     words = [*TINY_FLAGS, "--model_weights", str(weights), "--img_width", "96", "--img_height", "96"]
     words += map(str, arguments)
     return subprocess.run(
-        [sys.executable, str(repo / "midas_run.py"), *words], capture_output=True, text=True, timeout=300
+        [sys.executable, str(repo / "midas_run.py"), *CACHED, *words], capture_output=True, text=True, timeout=300
     )
 
 

@@ -703,7 +703,7 @@ def test_processes_without_a_launcher(repo, train_data):
 
 def test_demo(repo, tmp_path):
     """In small."""
-    words = [*TINY_FLAGS, "--img_width", "64", "--img_height", "64", "--batch_size", "2", "--epoch_size", "1"]
+    words = [*TINY_FLAGS, *CACHED, "--img_width", "64", "--img_height", "64", "--batch_size", "2", "--epoch_size", "1"]
     variables = {
         "VIRTUAL_ENV": sys.prefix, "PYTHON": None, "DEMO_SCENES": "4 1 2",
         "DEMO_DATA": tmp_path / "data", "DEMO_OUTPUT": tmp_path / "demo",
