@@ -297,6 +297,7 @@ def test_weights_bring_their_sizes_and_a_run_folder_is_its_newest_checkpoint(
     )
 
     words = ["--train_data_dir", train_data, "--img_width", "64", "--img_height", "64", "--epoch_size", "1"]
+    words += [*CACHED, "--batch_size", "2", "--no_backbone_params_lr", "1e-3"]
     found = start("midas_train.py", "--model_weights", run, *words, "--train_output_path", tmp_path / "next")
     assert found.returncode == 0, found.stderr
     assert "layers: [1, 2, 1, 1]\n" in (tmp_path / "next" / "config.yaml").read_text()
