@@ -29,6 +29,7 @@ _LONGEST_DELAY_S = 1.0
 _NO_CHECKPOINT = "there is no checkpoint yet"
 # So many steps without a finite gradient in a row end a run whose loss is scaled.
 _MOST_SKIPPED = 20
+_ADVICE_ON_OVERFLOW = "; smaller learning rates may help, or amp_dtype bfloat16, or amp_level O0"
 
 _Finish = Callable[[Callable[[], None]], None]  # sees to it that the first process does something
 
@@ -353,7 +354,8 @@ class Trainer:
         self._skipped_in_a_row += 1
         is_lowest = scale <= 1 or not self.step.is_scale_dynamic
         if is_lowest and self._skipped_in_a_row >= _MOST_SKIPPED:
-            self._raise_not_finite(position, loss, f" in {self._skipped_in_a_row} steps in a row, loss scale {scale:g}")
+            often = f" in {self._skipped_in_a_row} steps in a row, loss scale {scale:g}"
+            self._raise_not_finite(position, loss, often, _ADVICE_ON_OVERFLOW)
 
     def _is_time_to_save(self) -> bool:
         """Whether the first process finds that it is time for a checkpoint; the others hear of it."""
@@ -461,7 +463,7 @@ class Trainer:
         where = f"after epoch {position.epoch} step {position.step}"
         return StoppedRun(f"stopped on request {where}; {self._how_to_go_on()}")
 
-    def _raise_not_finite(self, position: Position, loss: float, often: str = "") -> NoReturn:
+    def _raise_not_finite(self, position: Position, loss: float, often: str = "", advice: str = "") -> NoReturn:
         what = f"gradients: expected finite numbers, found NaN or infinity{often}"
         if not math.isfinite(loss):
             what = f"loss: expected a finite number, found {loss}{often}"
@@ -469,7 +471,7 @@ class Trainer:
         files = ", ".join(self.image_paths(samples.tolist()))
         where = f"epoch {position.epoch} step {position.step}"
         good = f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else _NO_CHECKPOINT
-        raise EndOfRun(f"{what} at {where}, batch {files}; {good}")
+        raise EndOfRun(f"{what} at {where}, batch {files}; {good}{advice}")
 
     def _how_to_go_on(self) -> str:
         if self.last_checkpoint is None:
