@@ -25,7 +25,10 @@ SETTINGS = [
     "--epoch_size", "4", "--save_checkpoint_steps", "3", "--keep_checkpoint_max", "3", "--log_interval", "1",
     "--lr_decay", "True", "--no_backbone_params_lr", "1e-3",
 ]  # fmt: skip
-ROWS = 4 * 5  # 10 images, batch size 2
+ENDLESS = [
+    "--save_checkpoint_steps", "0", "--save_checkpoint_epochs", "1000", "--epoch_size", "5000",
+    "--lr_decay", "False",  # a compiled graph holds the number of steps otherwise
+]  # fmt: skip
 
 
 def command(repo, data, output, *arguments):
@@ -176,12 +179,10 @@ def test_checkpoint_of_another_folder_does_not_mix_with_a_run(repo, train_data, 
 def test_stopped_run_saves_and_so_does_one_whose_picture_vanishes(repo, train_data, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(train_data, data)
-    endless = ["--save_checkpoint_steps", "0", "--save_checkpoint_epochs", "1000", "--epoch_size", "5000"]
-    endless += ["--lr_decay", "False"]  # a compiled graph holds the number of steps otherwise
 
     def start(output):
         process = subprocess.Popen(
-            command(repo, data, output, *endless), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command(repo, data, output, *ENDLESS), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         wait_for_rows(process, output, 3)
         return process
@@ -336,10 +337,8 @@ def test_longer_run_without_decay(repo, train_data, tmp_path):
 
 
 def test_second_training_in_a_folder_is_refused(repo, train_data, tmp_path):
-    endless = ["--save_checkpoint_steps", "0", "--save_checkpoint_epochs", "1000", "--epoch_size", "5000"]
-    endless += ["--lr_decay", "False"]  # a compiled graph holds the number of steps otherwise
     process = subprocess.Popen(
-        command(repo, train_data, tmp_path, *endless), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(repo, train_data, tmp_path, *ENDLESS), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     wait_for_rows(process, tmp_path, 1)
     second = train(repo, train_data, tmp_path)
@@ -361,21 +360,34 @@ def test_folder_that_cannot_be_written(repo, train_data, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_compile_cache_keeps_all_of_a_step_and_does_not_outlive_a_setting(repo, train_data, tmp_path, monkeypatch):
-    """A kept graph must find the parameters of this process: sums of gradients, the scale, the network."""
+def test_compile_cache_does_not_outlive_a_setting(repo, train_data, tmp_path, monkeypatch):
     monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path / "graphs"))
-    words = [*CACHED, "--lr_decay", "False", "--max_steps", "4", "--accumulate_steps", "2", "--batch_size", "1"]
-    words += ["--amp_level", "O1", "--loss_scale", "4"]
+    one_epoch = [*CACHED, "--epoch_size", "1", "--lr_decay", "False"]
     found = []
     for number, clip in enumerate(("0.0", "0.01", "0.0")):
-        result = train(repo, train_data, tmp_path / str(number), *words, "--grad_clip_norm", clip)
+        result = train(repo, train_data, tmp_path / str(number), *one_epoch, "--grad_clip_norm", clip)
         assert result.returncode == 0, result.stderr
         found.append(losses(tmp_path / str(number)))
     assert found[0] == found[2]
     assert found[0][0] == found[1][0]  # the first loss comes before any gradient
     assert found[0][-1] != found[1][-1]
+    assert_equal_checkpoints(tmp_path / "0", tmp_path / "2")  # statistics of normalisation, too
     assert len(list((tmp_path / "graphs").iterdir())) == 2
-    tensors, others = (read_ckpt(next((tmp_path / run).glob("*-1_4.ckpt")))[0] for run in ("0", "2"))
+
+
+def assert_equal_checkpoints(one, other):
+    tensors, others = (read_ckpt(next(folder.glob("*-1_*.ckpt")))[0] for folder in (one, other))
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
         assert np.array_equal(tensor, others[name]), name
+
+
+def test_compile_cache_keeps_graphs_of_several_parts_and_a_loss_scale(repo, train_data, tmp_path, monkeypatch):
+    """A kept graph must find the parameters of this process: sums of gradients, the scale, the network."""
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", str(tmp_path / "graphs"))
+    words = [*CACHED, "--max_steps", "4", "--accumulate_steps", "2", "--batch_size", "1"]
+    for name in ("first", "second"):
+        result = train(repo, train_data, tmp_path / name, *words, "--amp_level", "O1", "--loss_scale", "4")
+        assert result.returncode == 0, result.stderr
+    assert losses(tmp_path / "first") == losses(tmp_path / "second")
+    assert_equal_checkpoints(tmp_path / "first", tmp_path / "second")

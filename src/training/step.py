@@ -48,8 +48,8 @@ def _scaled_tensor(factor, gradient):
 
 
 @_zero_where.register("Tensor", "Tensor", "Tensor")
-def _zeros_where_asked(is_asked, zero, gradient):
-    return ops.MaskedFill()(gradient, is_asked, zero.astype(gradient.dtype))
+def _zero_tensor_where(is_unusable, zero, gradient):
+    return ops.MaskedFill()(gradient, is_unusable, zero.astype(gradient.dtype))
 
 
 @_adam.register("Function", *["Tensor"] * 10)

@@ -18,7 +18,7 @@ from src.training.group import Group, Meeting
 from src.training.loss_log import LossLog, LossRow
 from src.training.run_folder import RunFolder
 from src.training.schedule import LearningRate, LoopSettings, Schedule
-from src.training.step import TrainStep
+from src.training.step import TrainStep, is_device_the_host
 from src.training.validation import Judge, Validator, merge
 from src.utils.loadImgDepth import Batches
 from src.utils.order import Position, SampleOrder
@@ -29,7 +29,6 @@ _LONGEST_DELAY_S = 1.0
 _NO_CHECKPOINT = "there is no checkpoint yet"
 # So many steps without a finite gradient in a row end a run whose loss is scaled.
 _MOST_SKIPPED = 20
-_ADVICE_ON_OVERFLOW = "; smaller learning rates may help, or amp_dtype bfloat16, or amp_level O0"
 
 _Finish = Callable[[Callable[[], None]], None]  # sees to it that the first process does something
 
@@ -96,7 +95,7 @@ class _Reporter:
         self.order, self.settings, self.is_silent = order, settings, is_silent
         self.first_step = self.epoch_first_step = start.steps
         self.run_start = self.epoch_start = self.last = time.perf_counter()
-        self.clock = Clock(ms.get_context("device_target") == "CPU")
+        self.clock = Clock(is_device_the_host())
         self.clock_first_step = start.steps
 
     def print(self, line: str) -> None:
@@ -236,7 +235,7 @@ class Trainer:
         """Saves what has been learnt so far, and returns the error that says what has happened and how to go on."""
         self._read(0.0)
         if self._unsaved and self.group.rank == 0:  # no other process has a checkpoint to write, or to name
-            self._save_run(self._unsaved, False, lambda write: write())
+            self._save_run(self._unsaved, is_validation_due=False, finish=lambda write: write())
         return DataError(f"{fault}; {self._how_to_go_on()}")
 
     def _give_up(self, fault: str) -> None:
@@ -350,12 +349,11 @@ class Trainer:
     def _count_skipped(self, position: Position, loss: float, scale: float) -> None:
         """Counts a step that was not finite; raises EndOfRun if that is no overflow that a smaller scale cures."""
         if self.step.scaler is None:
-            self._raise_not_finite(position, loss)
+            self._raise_not_finite(position, loss, scale)
         self._skipped_in_a_row += 1
         is_lowest = scale <= 1 or not self.step.is_scale_dynamic
         if is_lowest and self._skipped_in_a_row >= _MOST_SKIPPED:
-            often = f" in {self._skipped_in_a_row} steps in a row, loss scale {scale:g}"
-            self._raise_not_finite(position, loss, often, _ADVICE_ON_OVERFLOW)
+            self._raise_not_finite(position, loss, scale)
 
     def _is_time_to_save(self) -> bool:
         """Whether the first process finds that it is time for a checkpoint; the others hear of it."""
@@ -463,7 +461,11 @@ class Trainer:
         where = f"after epoch {position.epoch} step {position.step}"
         return StoppedRun(f"stopped on request {where}; {self._how_to_go_on()}")
 
-    def _raise_not_finite(self, position: Position, loss: float, often: str = "", advice: str = "") -> NoReturn:
+    def _raise_not_finite(self, position: Position, loss: float, scale: float) -> NoReturn:
+        often = advice = ""
+        if self.step.scaler is not None:
+            often = f" in {self._skipped_in_a_row} steps in a row, loss scale {scale:g}"
+            advice = "; smaller learning rates may help, or amp_dtype bfloat16, or amp_level O0"
         what = f"gradients: expected finite numbers, found NaN or infinity{often}"
         if not math.isfinite(loss):
             what = f"loss: expected a finite number, found {loss}{often}"
