@@ -90,6 +90,12 @@ def _words(value: str) -> list[str]:
     return [word.strip().lower() for word in value.split(",")]
 
 
+def _is_number(text: str) -> bool:
+    with suppress(ValueError):
+        return math.isfinite(float(text))
+    return False
+
+
 def named_sets(data_name: str) -> dict[str, bool]:
     """Reads ``data_name`` or ``dataset_name``.
 
@@ -129,6 +135,8 @@ _FILE_NAME = _Rule(
 _SETS = ", ".join(names.DATA_SETS)
 _DATA_NAMES = _Rule(f"all or a comma-separated list of {_SETS}", lambda value: {*_words(value)} <= {*_SETS_BY_WORD})
 
+_NUMBER_OR_NONE = _Rule("a number or ''", lambda value: not value or _is_number(value))
+_SHARE = _Rule("a number from 0 to 1", lambda value: 0 <= value <= 1)
 _VAL_NAMES = _Rule(f"'', {_DATA_NAMES.expected}", lambda value: not value or _DATA_NAMES.accepts(value))
 
 
@@ -184,6 +192,15 @@ class Config:
     batch_size: _PositiveInt
     lr_decay: _Flag
     loss: Annotated[str, _one_of(*names.LOSSES)]
+    loss_alpha: _NotNegative
+    loss_scales: _PositiveInt
+    loss_trim: Annotated[float, _Rule("a number from 0 to below 1", lambda value: 0 <= value < 1)]
+    target_range: Annotated[int, _Rule("1 or 255", lambda value: value in (1, 255))]
+    mixing: Annotated[str, _one_of(*names.MIXINGS)]
+    upper_bound: _Flag
+    epoch_images: _Count
+    random_flip: Annotated[float, _SHARE]
+    random_crop: Annotated[float, _SHARE]
     accumulate_steps: _PositiveInt
     amp_level: Annotated[str, _one_of("by_device", *names.AMP_LEVELS)]
     amp_dtype: Annotated[str, _one_of(*names.AMP_DTYPES)]
@@ -196,6 +213,10 @@ class Config:
     grad_clip_norm: _NotNegative
     train_data_dir: _Path
     mixdata: _Path
+    train_images: _PathOrNone
+    train_depth: _PathOrNone
+    train_kind: Annotated[str, _one_of(*names.TRUTH_KINDS)]
+    train_invalid: Annotated[str, _NUMBER_OR_NONE]
     skip_bad_samples: _Flag
     train_output_path: _Path
     resume: Annotated[_FlagOrText, _CHECKPOINT]

@@ -178,11 +178,11 @@ def test_leaving_while_a_loader_is_at_work(repo):
 import sys, time
 sys.path.insert(0, "tests")
 from test_load_img_depth import Batches, Numbers, SampleOrder, create_dataset
-from src.utils.order import epoch_order
+from src.utils.order import turn_order
 
 class Slow(Numbers):
     def __getitem__(self, index):
-        if index != epoch_order(13, 0, 0)[0]:
+        if index != turn_order(13, 0, 0)[0]:
             time.sleep(1000)
         return super().__getitem__(index)
 

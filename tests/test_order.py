@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.common.errors import DataError
-from src.utils.order import Position, SampleOrder, epoch_order
+from src.utils.order import Position, SampleOrder, turn_order
 
 
 def sequence(order, first, count):
@@ -14,12 +14,12 @@ def sequence(order, first, count):
     return np.concatenate([order.samples(start) for start in starts])
 
 
-def test_epoch_order():
-    order = epoch_order(50, seed=3, epoch=7)
+def test_turn_order():
+    order = turn_order(50, seed=3, turn=7)
     assert sorted(order) == list(range(50))
-    np.testing.assert_array_equal(order, epoch_order(50, seed=3, epoch=7))
-    assert (order != epoch_order(50, seed=3, epoch=8)).any()
-    assert (order != epoch_order(50, seed=4, epoch=7)).any()
+    np.testing.assert_array_equal(order, turn_order(50, seed=3, turn=7))
+    assert (order != turn_order(50, seed=3, turn=8)).any()
+    assert (order != turn_order(50, seed=4, turn=7)).any()
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -32,7 +32,7 @@ def test_every_sample_comes_once_an_epoch_whatever_the_number_of_processes(world
         position = ranks[0].after(position)
     assert {len(samples) for step in steps for samples in step} == {4}  # the same number of equal steps on each
     seen = np.concatenate([np.concatenate(step) for step in steps])
-    stream = np.concatenate([epoch_order(23, 5, epoch) for epoch in range(3)])
+    stream = np.concatenate([turn_order(23, 5, epoch) for epoch in range(3)])
     assert len(stream) - len(seen) < 4 * world  # what does not fill a step of all processes
     for epoch in range(3):
         part = seen[23 * epoch : 23 * (epoch + 1)]
@@ -69,7 +69,7 @@ def test_other_processes_or_batches_go_on_with_the_same_stream(world, batch_size
         after = now[0].after(position)
         assert (after.epoch, after.step) > (position.epoch, position.step)  # so that names of checkpoints stay in order
         position = after
-    stream = np.concatenate([epoch_order(15, 4, epoch) for epoch in range(3)])
+    stream = np.concatenate([turn_order(15, 4, epoch) for epoch in range(3)])
     rest = np.concatenate(rest)
     np.testing.assert_array_equal(rest, stream[20 : 20 + len(rest)])
     assert 25 - len(rest) < world * batch_size
@@ -92,6 +92,35 @@ def test_ranks_share_every_global_batch():
     np.testing.assert_array_equal(np.concatenate(ranks, axis=1).ravel(), alone)
     one = SampleOrder(40, 2, 1, rank=2, world=3)
     np.testing.assert_array_equal(one.all_samples(4 * 6), alone[4 * 6 : 5 * 6])
+
+
+def test_sets_have_equal_shares_and_smaller_ones_repeat():
+    """Sets of 7 and 3 samples in steps of 4, epochs of 12."""
+    order, seen = SampleOrder(12, batch_size=4, seed=2, sets=(7, 3)), []
+    for start in range(0, 84, 4):
+        seen.append(order.visits(start))
+        assert (seen[-1][:, 0] < 7).tolist() == [True, False, True, False]
+    seen = np.concatenate(seen)
+    assert len({*map(tuple, seen.tolist())}) == len(seen)  # a set's turn has every sample once
+    large, small = seen[::2], seen[1::2]
+    np.testing.assert_array_equal(large[:, 1], np.arange(42) // 7)
+    np.testing.assert_array_equal(small[:, 1], np.arange(42) // 3)
+    for turn in range(6):
+        np.testing.assert_array_equal(large[7 * turn :][:7, 0], turn_order(7, 2, turn, 0))
+    for turn in range(14):
+        np.testing.assert_array_equal(small[3 * turn :][:3, 0], 7 + turn_order(3, 2, turn, 1))
+    ranks = [SampleOrder(12, 2, 2, rank, world=2, sets=(7, 3)) for rank in range(2)]
+    both = [order.visits(start) for start in range(0, 84, 4) for order in ranks]
+    np.testing.assert_array_equal(np.concatenate(both), seen)
+    position = order.after(order.after(order.after(Position())))
+    assert (position.epoch, order.steps_left(position, 1)) == (1, 0)
+
+
+def test_one_set_is_the_stream_without_sets():
+    alone, one = SampleOrder(9, 4, seed=3), SampleOrder(9, 4, seed=3, sets=(9,))
+    for start in range(0, 60, 4):
+        np.testing.assert_array_equal(alone.visits(start), one.visits(start))
+        assert alone.visits(start)[:, 1].tolist() == [place // 9 for place in range(start, start + 4)]
 
 
 def test_too_few_samples_for_a_step():

@@ -736,7 +736,7 @@ def test_test_command(repo):
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "0 broken" in result.stdout
-    assert "tests/test_order.py::test_epoch_order" in result.stdout
+    assert "tests/test_order.py::test_turn_order" in result.stdout
 
 
 def test_hooks_have_the_versions_of_the_tests(repo):
