@@ -54,7 +54,8 @@ from src.utils.order import Position, SampleOrder
 
 if TYPE_CHECKING:
     from src.training.precision import Precision
-    from src.training.step import SavedRun, TrainStep
+    from src.training.saved_run import SavedRun
+    from src.training.step import TrainStep
     from src.training.validation import Validator
     from src.weights.checkpoint import Weights
 
@@ -234,8 +235,10 @@ def build_step(
 ) -> "TrainStep":
     """Builds network and step, gives them the weights to start from, the same in all processes, and says which."""
     from src.loss import create_loss
+    from src.training.optimizer import TwoRateAdam
     from src.training.precision import apply_precision, create_scaler, freeze_normalisation, synchronise_normalisation
-    from src.training.step import TrainStep, TwoRateAdam, restore
+    from src.training.saved_run import restore
+    from src.training.step import TrainStep
     from src.weights.checkpoint import build_network
 
     net, said = build_network(weights, config.network, "model_weights")
@@ -292,7 +295,7 @@ def build_validators(config: Config, step: "TrainStep", held_back: LoadImagesDep
 def train(config: Config, device: Device, resume_path: Optional[Path] = None) -> "TrainStep":
     """Trains as configured; returns the step, whose network has been trained."""
     from src.training.precision import settle_precision
-    from src.training.step import read_run
+    from src.training.saved_run import read_run
     from src.training.trainer import EndOfRun, Trainer
     from src.training.validation import Judge
     from src.weights.checkpoint import open_weights

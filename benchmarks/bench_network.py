@@ -24,8 +24,9 @@ from torch_midas import TorchMidas, torch_loss  # noqa: E402
 from src.inference.mindspore import MindSporePredictor  # noqa: E402
 from src.loss import create_loss  # noqa: E402
 from src.midas_net import MidasNet  # noqa: E402
+from src.training.optimizer import TwoRateAdam  # noqa: E402
 from src.training.schedule import LearningRate  # noqa: E402
-from src.training.step import TrainStep, TwoRateAdam  # noqa: E402
+from src.training.step import TrainStep  # noqa: E402
 
 FORMATS = {"torch": torch.contiguous_format, "torch channels_last": torch.channels_last}
 

@@ -18,9 +18,10 @@ from src.evaluation.metric import align_scale_shift
 from src.loss import create_loss
 from src.midas_net import MidasNet
 from src.training.loss_log import read_loss_csv
+from src.training.optimizer import TwoRateAdam
 from src.training.precision import apply_precision, create_scaler, settle_precision
 from src.training.schedule import LearningRate
-from src.training.step import TrainStep, TwoRateAdam
+from src.training.step import TrainStep
 from src.util import read_pfm, read_truth
 from src.utils.loadImgDepth import LoadImagesDepth
 from src.utils.mixdata import list_pairs

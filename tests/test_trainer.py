@@ -16,10 +16,12 @@ from src.loss import create_loss
 from src.midas_net import MidasNet
 from src.training.group import Group, Meeting
 from src.training.loss_log import LossLog, read_loss_csv, read_val_csv
+from src.training.optimizer import TwoRateAdam
 from src.training.precision import freeze_normalisation
 from src.training.run_folder import RunFolder
+from src.training.saved_run import read_run, restore
 from src.training.schedule import LearningRate, LoopSettings, Schedule
-from src.training.step import TrainStep, TwoRateAdam, read_run, restore
+from src.training.step import TrainStep
 from src.training.trainer import Clock, EndOfRun, StoppedRun, Trainer
 from src.training.validation import Judge, Score
 from src.utils.order import Position, SampleOrder

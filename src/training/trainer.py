@@ -14,11 +14,12 @@ import numpy as np
 from src.common.errors import CheckpointError, DataError, MidasError, end_at_once
 from src.common.progress import format_seconds
 from src.common.stop import Requests, stop_between_items
+from src.training.cells import is_device_the_host
 from src.training.group import Group, Meeting
 from src.training.loss_log import LossLog, LossRow
 from src.training.run_folder import RunFolder
 from src.training.schedule import LearningRate, LoopSettings, Schedule
-from src.training.step import TrainStep, is_device_the_host
+from src.training.step import TrainStep
 from src.training.validation import Judge, Validator, merge
 from src.utils.loadImgDepth import Batches
 from src.utils.order import Position, SampleOrder
