@@ -1,4 +1,4 @@
-"""loss.csv, val.csv and loss.png of a training run."""
+"""loss.csv, sets.csv, val.csv and loss.png of a training run."""
 
 import csv
 import math
@@ -13,7 +13,7 @@ import numpy as np
 
 from src.common.atomic import atomic_path
 
-LOSS_CSV, VAL_CSV = "loss.csv", "val.csv"
+LOSS_CSV, SETS_CSV, VAL_CSV = "loss.csv", "sets.csv", "val.csv"
 HELD_BACK = "loss"  # name of the score that is the loss of images held back
 _SHORTEST_WINDOW = 5  # values in a running mean
 
@@ -25,7 +25,7 @@ class LossRow:
     Attributes:
         epoch: Counted from 1.
         step: Within the epoch, counted from 1.
-        loss: Of this step's batch, averaged over the processes of a distributed run.
+        loss: Of this step's batch, of all processes; of several sets, the plain mean.
         backbone_lr: Learning rate of the encoder in this step; of a skipped one, what it would have been.
         no_backbone_lr: Learning rate of the decoder, in the same way.
         inverted: How many images of the batch, of all processes, had an inverted prediction: far is large.
@@ -68,7 +68,28 @@ class ScoreRow:
     value: float
 
 
-Row = TypeVar("Row", LossRow, ScoreRow)
+@dataclass(frozen=True)
+class SetRow:
+    """One set in one step of a training on several, a row of sets.csv.
+
+    Attributes:
+        epoch: Of the step.
+        step: See ``epoch``.
+        samples: How many samples the run has taken with this step.
+        name: Of the set.
+        loss: Of its images in this step, before the update.
+        weight: Of the set in the update, 0 to 1; those of all sets sum to 1.
+    """
+
+    epoch: int
+    step: int
+    samples: int
+    name: str
+    loss: float
+    weight: float
+
+
+Row = TypeVar("Row", LossRow, SetRow, ScoreRow)
 Points = list[tuple[float, float]]
 
 
@@ -105,7 +126,9 @@ def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 class LossLog:
-    """loss.csv, a row a step; val.csv, a row a score, once there is one; and loss.png, drawn from them.
+    """loss.csv, a row a step; val.csv, a row a score, once there is one; sets.csv, a row a step and set, with several.
+
+    loss.png is drawn from them.
 
     Args:
         folder: Where the files are.
@@ -118,9 +141,12 @@ class LossLog:
     REDRAW_S = 10.0  # drawing takes a third of a second: epochs may be shorter than that
 
     def __init__(self, folder: Path, size: int, epoch: int = 0, step: int = 0):
-        self.csv_path, self.val_path, self.png_path = folder / LOSS_CSV, folder / VAL_CSV, folder / "loss.png"
+        self.csv_path, self.val_path, self.sets_path = folder / LOSS_CSV, folder / VAL_CSV, folder / SETS_CSV
+        self.png_path = folder / "loss.png"
         self._size = size
         self._curve = _Curve()
+        self._set_losses: dict[str, _Curve] = defaultdict(_Curve)
+        self._set_weights: dict[str, _Curve] = defaultdict(_Curve)
         self._scores: dict[str, Points] = defaultdict(list)
         self._resumed_at: list[float] = []  # epochs
         self._epochs = 0.0  # how far the run is
@@ -133,19 +159,23 @@ class LossLog:
                     self._add_loss(row)
                     writer.writerow(astuple(row))
         self._resumes_now = self._resumes + ((epoch, step) > (1, 0))
-        if self.val_path.is_file():
-            rows = [row for row in read_val_csv(self.val_path) if (row.epoch, row.step) <= (epoch, step)]
-            with atomic_path(self.val_path) as temporary:
-                _append(temporary, rows, ScoreRow)
-            self._add_scores(rows)
+        for path, kind, add in ((self.val_path, ScoreRow, self._add_scores), (self.sets_path, SetRow, self._add_sets)):
+            if path.is_file():
+                rows = [row for row in _read(path, kind) if (row.epoch, row.step) <= (epoch, step)]
+                with atomic_path(path) as temporary:
+                    _append(temporary, rows, kind)
+                add(rows)
         self._drawn = -self.REDRAW_S
 
-    def append(self, rows: Sequence[LossRow]) -> None:
+    def append(self, rows: Sequence[LossRow], of_sets: Sequence[SetRow] = ()) -> None:
         """Adds rows; they survive the end of this process from here on."""
         rows = [replace(row, resumes=self._resumes_now) for row in rows]
         _append(self.csv_path, rows, LossRow)
         for row in rows:
             self._add_loss(row)
+        if of_sets:
+            _append(self.sets_path, of_sets, SetRow)
+            self._add_sets(of_sets)
 
     def append_scores(self, epoch: int, step: int, samples: int, values: Mapping[str, float]) -> None:
         """Adds the scores of a validation after a step, by name; see ``ScoreRow``."""
@@ -160,6 +190,12 @@ class LossLog:
         self._epochs, self._resumes = epochs, row.resumes
         self._curve.add(epochs, row.loss)
 
+    def _add_sets(self, rows: Iterable[SetRow]) -> None:
+        for row in rows:
+            epochs = row.samples / self._size
+            self._set_losses[row.name].add(epochs, row.loss)
+            self._set_weights[row.name].add(epochs, row.weight)
+
     def _add_scores(self, rows: Iterable[ScoreRow]) -> None:
         for row in rows:
             self._scores[row.name].append((row.samples / self._size, row.value))
@@ -172,11 +208,21 @@ class LossLog:
     def draw(self) -> None:
         """Draws loss.png."""
         if self._curve.points:
-            draw_curves(self.png_path, self._curve.points, self._scores, self._resumed_at)
+            of_sets = {
+                "loss of a set": {name: curve.points for name, curve in self._set_losses.items()},
+                "weight": {name: curve.points for name, curve in self._set_weights.items()},
+            }
+            draw_curves(self.png_path, self._curve.points, self._scores, self._resumed_at, of_sets)
             self._drawn = time.monotonic()
 
 
-def draw_curves(path: Path, losses: Points, scores: Mapping[str, Points], resumed_at: Sequence[float]) -> None:
+def draw_curves(
+    path: Path,
+    losses: Points,
+    scores: Mapping[str, Points],
+    resumed_at: Sequence[float],
+    of_sets: Mapping[str, Mapping[str, Points]],
+) -> None:
     """Draws the course of a run.
 
     Args:
@@ -185,32 +231,40 @@ def draw_curves(path: Path, losses: Points, scores: Mapping[str, Points], resume
         scores: Name of a score -> its values. ``loss`` is drawn beside the training loss; the others have a panel for
             each metric, which is what follows the first blank of their names.
         resumed_at: Where the run was resumed, epochs.
+        of_sets: What is known of each training set in each step -> set -> values; each has a panel, unless it is empty.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
+    of_sets = {what: sets for what, sets in of_sets.items() if sets}
     panels = defaultdict(dict)
     for name, points in scores.items():
         set_name, _, metric = name.partition(" ")
         if metric:
             panels[metric][set_name] = points
-    figure = Figure(figsize=(8, 4.5 + 2 * len(panels)), layout="constrained")
+    count = len(of_sets) + len(panels)
+    figure = Figure(figsize=(8, 4.5 + 2 * count), layout="constrained")
     axes, *others = figure.subplots(
-        1 + len(panels), sharex=True, squeeze=False, gridspec_kw={"height_ratios": [4.5, *[2] * len(panels)]}
+        1 + count, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [4.5, *[2] * count]}
     )[:, 0]
     epochs, values = np.array(losses).T
-    window = max(_SHORTEST_WINDOW, len(values) // 25)
-    if len(values) < 2 * window:
+    smooth = _smooth(values)
+    if smooth is values:
         axes.plot(epochs, values, lw=1, label="training loss")
     else:
         axes.plot(epochs, values, lw=0.5, alpha=0.4, color="C0", label="training loss")
-        axes.plot(epochs, running_mean(values, window), lw=1.5, color="C0", label="its running mean")
+        axes.plot(epochs, smooth, lw=1.5, color="C0", label="its running mean")
     if HELD_BACK in scores:
         axes.plot(*zip(*scores[HELD_BACK]), lw=1.5, marker="o", ms=3, color="C1", label="loss of the images held back")
     axes.set(ylabel="loss", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")  # 20 rather than 2 x 10^1
     axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
-    for panel, (metric, sets) in zip(others, panels.items()):
+    for panel, (what, sets) in zip(others, of_sets.items()):
+        for number, (name, points) in enumerate(sets.items(), start=2):
+            epochs, values = np.array(points).T
+            panel.plot(epochs, _smooth(values), lw=1.5, color=f"C{number}", label=name)
+        panel.set(ylabel=what)
+    for panel, (metric, sets) in zip(others[len(of_sets) :], panels.items()):
         for number, (name, points) in enumerate(sets.items(), start=2):
             panel.plot(*zip(*points), lw=1.5, marker="o", ms=3, color=f"C{number}", label=name)
         panel.set(ylabel=metric)
@@ -222,6 +276,12 @@ def draw_curves(path: Path, losses: Points, scores: Mapping[str, Points], resume
     figure.supxlabel("epoch", fontsize="medium")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Returns the running mean of a curve, or the curve itself if it is too short for one."""
+    window = max(_SHORTEST_WINDOW, len(values) // 25)
+    return values if len(values) < 2 * window else running_mean(values, window)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -244,6 +304,11 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 def read_loss_csv(path: Path) -> Iterator[LossRow]:
     """Reads the sound rows of a loss.csv, one at a time; an absent file has none."""
     return _read(path, LossRow)
+
+
+def read_sets_csv(path: Path) -> Iterator[SetRow]:
+    """Reads the sound rows of a sets.csv, one at a time; an absent file has none."""
+    return _read(path, SetRow)
 
 
 def read_val_csv(path: Path) -> Iterator[ScoreRow]:

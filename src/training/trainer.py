@@ -16,7 +16,7 @@ from src.common.progress import format_seconds
 from src.common.stop import Requests, stop_between_items
 from src.training.cells import is_device_the_host
 from src.training.group import Group, Meeting
-from src.training.loss_log import LossLog, LossRow
+from src.training.loss_log import LossLog, LossRow, SetRow
 from src.training.run_folder import RunFolder
 from src.training.schedule import LearningRate, LoopSettings, Schedule
 from src.training.step import TrainStep
@@ -164,6 +164,7 @@ class Trainer:
         validators: They score the network; every process does its share.
         judge: Which of the networks so far is the best, by the first score.
         on_saved: Called in the first process when there is a new checkpoint.
+        sets: Names of the training sets whose losses and weights the step tells.
     """
 
     def __init__(
@@ -181,11 +182,12 @@ class Trainer:
         validators: Sequence[Validator] = (),
         judge: Optional[Judge] = None,
         on_saved: Optional[Callable[[], None]] = None,
+        sets: Sequence[str] = (),
     ):
         self.step, self.order, self.settings, self.rates, self.schedule = step, order, settings, rates, schedule
         self.course, self.folder, self.image_paths, self.group = course, folder, image_paths, group
         self.last_checkpoint, self.validators, self.judge = last_checkpoint, validators, judge or Judge(0)
-        self.on_saved = on_saved or (lambda: None)
+        self.on_saved, self.sets = on_saved or (lambda: None), sets
         self._log: Optional[LossLog] = None
         self._pending: list[tuple[Position, ms.Tensor]] = []
         self._unsaved: Optional[Position] = None
@@ -314,12 +316,13 @@ class Trainer:
                 before it are logged.
         """
         rows: list[LossRow] = []
+        of_sets: list[SetRow] = []
         pending, self._pending = self._pending, []
         stopped = seconds = 0.0
         is_time_up = False
         try:
             for position, told in pending:  # in the order of the steps
-                loss, is_updated, inverted, scale, stopped, time_up, seconds = told.asnumpy().tolist()
+                loss, is_updated, inverted, scale, stopped, time_up, seconds, *of_each = told.asnumpy().tolist()
                 if not is_updated:
                     self._count_skipped(position, loss, scale)
                 rates = (rate.at(self._updates) for rate in self.rates)
@@ -337,6 +340,8 @@ class Trainer:
                         seconds=step_s,
                     )
                 )
+                figures = zip(self.sets, of_each, of_each[len(self.sets) :])
+                of_sets += [SetRow(position.epoch, position.step, position.samples, *figure) for figure in figures]
                 if is_updated:
                     self._updates += 1
                     self._skipped_in_a_row = 0
@@ -344,7 +349,7 @@ class Trainer:
                 is_time_up = is_time_up or time_up > 0
         finally:
             if self._log:
-                self._log.append(rows)
+                self._log.append(rows, of_sets)
         return (rows or [None])[-1], stopped, is_time_up, seconds / self.group.world
 
     def _count_skipped(self, position: Position, loss: float, scale: float) -> None:
