@@ -124,12 +124,12 @@ def test_real_samples(realdata):
 class Numbers:
     """A source whose samples tell their number; number 13 is bad, number 14 kills the process that loads it."""
 
-    def __getitem__(self, index):
-        if index == 13:
+    def load(self, number, turn):
+        if number == 13:
             raise DataError("/data/13.jpg: expected an image, found 0 bytes")
-        if index == 14:
+        if number == 14:
             os.kill(os.getpid(), signal.SIGKILL)
-        plane = np.full((4, 6), index, np.float32)
+        plane = np.full((4, 6), number, np.float32)
         return np.stack([plane] * 3), plane, plane
 
 
@@ -181,10 +181,10 @@ from test_load_img_depth import Batches, Numbers, SampleOrder, create_dataset
 from src.utils.order import turn_order
 
 class Slow(Numbers):
-    def __getitem__(self, index):
-        if index != turn_order(13, 0, 0)[0]:
+    def load(self, number, turn):
+        if number != turn_order(13, 0, 0)[0]:
             time.sleep(1000)
-        return super().__getitem__(index)
+        return super().load(number, turn)
 
 with Batches(create_dataset(Slow(), SampleOrder(13, batch_size=1, seed=0), 0, 13, 2), print) as source:
     next(iter(source))

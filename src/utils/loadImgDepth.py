@@ -15,6 +15,7 @@ import numpy as np
 
 from src.common.errors import DataError, end_at_once
 from src.util import read_image, read_truth
+from src.utils.augmentation import Augmentation, View
 from src.utils.mixdata import Pair
 from src.utils.order import SampleOrder
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize, use_one_opencv_thread
@@ -27,7 +28,7 @@ _PREFETCHED_BATCHES = 4  # MindSpore's 16 would hold 380 MB of 8 x 384 x 384 sam
 
 
 class LoadImagesDepth:
-    """The training samples, by number: a map-style source, picklable.
+    """The training samples, by number; picklable.
 
     Args:
         pairs: The samples.
@@ -36,6 +37,7 @@ class LoadImagesDepth:
         mean: RGB mean, on the scale 0..1.
         std: RGB standard deviation, on the scale 0..1.
         ensure_multiple_of: Sides are made multiples of this.
+        augmentation: Which view of a sample ``load`` returns; by default the whole of it, as it is.
     """
 
     def __init__(
@@ -46,9 +48,13 @@ class LoadImagesDepth:
         mean: Sequence[float],
         std: Sequence[float],
         ensure_multiple_of: int = 32,
+        augmentation: Optional[Augmentation] = None,
     ):
         self.pairs = list(pairs)
+        self._augmentation = augmentation
         self._resize = Resize(width, height, ensure_multiple_of=ensure_multiple_of)
+        width, height = self._resize.get_size(width, height)  # rounded to multiples
+        self._aspect = width / height
         self._normalize = NormalizeImage(mean, std)
         self._prepare = PrepareForNet()
 
@@ -59,8 +65,8 @@ class LoadImagesDepth:
         """Returns the image files of samples."""
         return [self.pairs[index].image_path for index in indices]
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Loads a sample. The pixels of picture and ground truth are those stored: they belong together.
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Loads a sample as it is. The pixels of picture and ground truth are those stored: they belong together.
 
         Returns:
             image, float32 (3, H, W), normalised RGB; target, float32 (H, W), inverse depth 0..255, larger is nearer
@@ -69,11 +75,30 @@ class LoadImagesDepth:
         Raises:
             DataError: A file cannot be read.
         """
-        pair = self.pairs[index]
+        return self._load(self.pairs[number], View())
+
+    def load(self, number: int, turn: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Loads a sample for the training: augmented, if that is asked for.
+
+        Args:
+            number: Of the sample.
+            turn: How often the run has been through its set before: each time the augmentation is another.
+
+        Returns:
+            As for ``source[number]``. The range of the target is that of the whole image.
+        """
+        return self._load(self.pairs[number], self._augmentation.view(number, turn) if self._augmentation else View())
+
+    def _load(self, pair: Pair, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         stored = read_truth(pair.depth_path)
         limits = inverse_depth_range(stored, pair.kind, pair.invalid)
-        sample = self._resize({"image": read_image(pair.image_path, exif_rotation=False), "depth": stored})
-        # Nearest neighbour picks pixels and mixes none, so the smaller image may as well be the one that is converted.
+        image = read_image(pair.image_path, exif_rotation=False)
+        sample = {"image": image, "depth": stored}
+        sample = {key: view.crop(part, self._aspect, image.shape[:2]) for key, part in sample.items()}
+        sample = self._resize(sample)
+        # Only what has been resized is mirrored: nearest neighbour takes other pixels from a mirrored image.
+        sample = {key: view.mirror(part) for key, part in sample.items()}
+        # It picks pixels and mixes none, so the smaller image may as well be the one that is converted.
         sample["depth"], sample["mask"] = inverse_depth_of(sample["depth"], pair.kind, pair.invalid, limits)
         sample = self._prepare(self._normalize(sample))
         return sample["image"], sample["depth"], sample["mask"]
@@ -90,7 +115,7 @@ class _Steps:
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, ...]:
         start = self._start + step * self._order.images_per_step
-        samples = [self._source[number] for number in self._order.samples(start).tolist()]
+        samples = [self._source.load(*visit) for visit in self._order.visits(start).tolist()]
         return tuple(np.stack(column) for column in zip(*samples))
 
 
@@ -102,7 +127,7 @@ def create_dataset(source: Any, order: SampleOrder, start: int, count: int, num_
     asks its workers for results ten times a second only.
 
     Args:
-        source: Map-style source of (image, target, mask), e.g. ``LoadImagesDepth``.
+        source: Its ``load(number, turn)`` returns a sample (image, target, mask), e.g. ``LoadImagesDepth``.
         order: Which samples each step takes.
         start: Where the first step starts in the stream of samples, see ``SampleOrder``.
         count: How many steps.
