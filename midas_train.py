@@ -1,7 +1,8 @@
-"""Trains MiDaS on the images that mixdata.json lists.
+"""Trains MiDaS on the images that mixdata.json lists, or fine-tunes it on two folders.
 
 ``python midas_train.py --model_weights ./ckpt/midas_resnext_101_WSL.ckpt`` starts from an ImageNet encoder,
-``--model_weights ""`` from random weights. ``--resume True`` resumes a run that was interrupted, with its settings.
+``--model_weights ""`` from random weights. ``--train_images DIR --train_depth DIR --train_kind depth`` fine-tunes on
+two folders. ``--resume True`` resumes a run that was interrupted, with its settings. docs/training.md says more.
 """
 
 import functools
@@ -9,6 +10,8 @@ import json
 import os
 import sys
 import zlib
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +26,7 @@ from src.common.names import DATA_SETS
 from src.config import (
     NETWORK_KEYS,
     NORMALISATION_KEYS,
+    REPOSITORY,
     Config,
     dump_config,
     load_config,
@@ -39,12 +43,14 @@ from src.training.modelarts import RunMirror, copy_data_in, copy_run_in
 from src.training.run_folder import CONFIG_FILE, RunFolder, find_resume, folder_to_resume
 from src.training.run_log import TRAIN_LOG, tee_to
 from src.training.schedule import LearningRate, LoopSettings, Schedule
+from src.utils.augmentation import Augmentation
 from src.utils.loadImgDepth import LoadImagesDepth, create_dataset
 from src.utils.mixdata import (
     Pair,
     check_pairs,
     describe_sets,
     good_pairs,
+    list_folders,
     list_pairs,
     split_pairs,
     verdicts_path,
@@ -64,7 +70,8 @@ if TYPE_CHECKING:
 COURSE_KEYS = (
     "seed", *NETWORK_KEYS, *NORMALISATION_KEYS, "img_width", "img_height", "resize_target", "keep_aspect_ratio",
     "ensure_multiple_of", "backbone_params_lr", "backbone_params_end_lr", "no_backbone_params_lr",
-    "no_backbone_params_end_lr", "power", "lr_decay", "loss", "grad_clip_norm", "amp_level", "amp_dtype",
+    "no_backbone_params_end_lr", "power", "lr_decay", "loss", "loss_alpha", "loss_scales", "loss_trim", "target_range",
+    "mixing", "upper_bound", "epoch_images", "random_flip", "random_crop", "grad_clip_norm", "amp_level", "amp_dtype",
     "loss_scaling", "loss_scale", "loss_scale_window", "sync_bn", "freeze_backbone_bn", "freeze_backbone_epochs",
     "val_share",
 )  # fmt: skip
@@ -74,13 +81,27 @@ DECAY_KEYS = ("epoch_size", "max_steps")
 # whatever model_weights is.)
 FREE_KEYS = (
     "device_target", "device_id", "run_distribute", "jit_level", "op_precision", "allow_hf32", "enable_compile_cache",
-    "num_parallel_workers", "batch_size", "accumulate_steps", "train_data_dir", "mixdata", "skip_bad_samples",
+    "num_parallel_workers", "batch_size", "accumulate_steps", "train_data_dir", "mixdata", "train_images",
+    "train_depth", "train_kind", "train_invalid", "skip_bad_samples",
     "train_output_path", "resume", "save_checkpoint_epochs", "save_checkpoint_steps", "save_checkpoint_minutes",
     "keep_checkpoint_max", "log_interval", "model_weights", "eval_interval", "val_data_name", "patience",
     "eval_protocol", *(f"datapath_{name}" for name in DATA_SETS), "eval_shapes", "resize_method", "invert_output",
     "is_modelarts", "data_url", "train_url",
 )  # fmt: skip
 KEYS = (*COURSE_KEYS, *DECAY_KEYS, *FREE_KEYS)
+
+# Settings for training on two folders, where the user has not given others.
+FINE_TUNING_FILE = REPOSITORY / "config_finetune.yaml"
+# What mixing and upper_bound ask for -> weighting of ``TrainStep``.
+WEIGHTINGS = {
+    ("naive", False): "equal",
+    ("pooled", False): "equal",
+    ("multi_objective", False): "exact",
+    ("multi_objective", True): "upper_bound",
+}
+RATE_KEYS = (
+    "backbone_params_lr", "backbone_params_end_lr", "no_backbone_params_lr", "no_backbone_params_end_lr",
+)  # fmt: skip
 
 
 def course_keys(config: Config) -> tuple[str, ...]:
@@ -94,8 +115,27 @@ def check_settings(config: Config) -> None:
         raise UsageError("keep_aspect_ratio: expected False for training (batches need one image size), found True")
     if not config.resize_target:
         raise UsageError("resize_target: expected True for training (the loss compares pixels), found False")
-    require_folder(config, "train_data_dir")
-    require_file(config, "mixdata")
+    if config.train_images or config.train_depth:
+        require_folder(config, "train_images")
+        require_folder(config, "train_depth")
+    else:
+        require_folder(config, "train_data_dir")
+        require_file(config, "mixdata")
+
+
+def list_training_pairs(config: Config) -> tuple[list[Pair], list[str], str, Path]:
+    """Lists the training images without opening them.
+
+    Returns:
+        The pairs; a line for each file without a partner; where they are, for messages; and the file that remembers
+        which of them were found good.
+    """
+    if config.train_images:
+        invalid = float(config.train_invalid) if config.train_invalid else None
+        pairs, unpaired = list_folders(config.train_images, config.train_depth, config.train_kind, invalid)
+        return pairs, unpaired, config.train_images, verdicts_path(config.train_images, config.train_depth)
+    pairs, unpaired = list_pairs(config.train_data_dir, config.mixdata)
+    return pairs, unpaired, config.mixdata, verdicts_path(config.train_data_dir, config.mixdata)
 
 
 def load_sources(config: Config, group: Group, folder: RunFolder) -> tuple[LoadImagesDepth, LoadImagesDepth]:
@@ -106,18 +146,17 @@ def load_sources(config: Config, group: Group, folder: RunFolder) -> tuple[LoadI
     Returns:
         The images to train on, and those held back for validation.
     """
-    pairs, unpaired = list_pairs(config.train_data_dir, config.mixdata)
+    pairs, unpaired, where, remembered = list_training_pairs(config)
     group.check_equal("list of training images", _names(config, pairs))
 
     def check() -> np.ndarray:
         folder.lock()
-        remembered = verdicts_path(config.train_data_dir, config.mixdata)
         checked = check_pairs(pairs, worker_count(config.num_parallel_workers), remembered)
-        good = good_pairs(pairs, unpaired, checked, config.mixdata, config.skip_bad_samples)
+        good = good_pairs(pairs, unpaired, checked, where, config.skip_bad_samples)
         faults = [*unpaired, *checked.faults]
         for line in faults:
             print(f"left out: {line}", file=sys.stderr)
-        found = f"{len(good)} training images in {config.train_data_dir}"
+        found = f"{len(good)} training images in {config.train_images or config.train_data_dir}"
         print(f"{found}, {len(faults)} left out" if faults else found)
         print(*(f"  {line}" for line in describe_sets(pairs, checked)), sep="\n", flush=True)
         for line in warnings_of(pairs, checked):
@@ -131,25 +170,43 @@ def load_sources(config: Config, group: Group, folder: RunFolder) -> tuple[LoadI
     training, held_back = split_pairs(good, config.val_share, config.seed)
     if held_back and group.rank == 0:
         print(f"{len(held_back)} of them are held back for validation (val_share)", flush=True)
-    return tuple(
-        LoadImagesDepth(
-            part,
-            config.img_width,
-            config.img_height,
-            **config.normalisation,
-            ensure_multiple_of=config.ensure_multiple_of,
-        )
-        for part in (training, held_back)
+    load = functools.partial(
+        LoadImagesDepth,
+        width=config.img_width,
+        height=config.img_height,
+        **config.normalisation,
+        ensure_multiple_of=config.ensure_multiple_of,
+        target_range=config.target_range,
     )
+    augmentation = Augmentation(config.seed, config.random_flip, config.random_crop)
+    return load(training, augmentation=augmentation), load(held_back)
+
+
+def mixed_sets(config: Config, pairs: Sequence[Pair]) -> dict[str, int]:
+    """Returns how many images each set has that is mixed in equal shares with others; empty if there is nothing to mix.
+
+    Raises:
+        UsageError: A batch does not hold equally many images of each set.
+    """
+    sizes = Counter(pair.dataset for pair in pairs)
+    if config.mixing == "pooled" or len(sizes) == 1:
+        return {}
+    if config.batch_size % len(sizes):
+        raise UsageError(
+            f"batch_size: expected a multiple of {len(sizes)}, the number of training sets, so that a batch holds "
+            f"equally many images of each, found {config.batch_size}; --mixing pooled takes any"
+        )
+    return dict(sizes)
 
 
 def _names(config: Config, pairs: list[Pair]) -> str:
     """Tells one list of training images from another, wherever the data are."""
     rows = []
+    roots = {"depth_path": config.train_depth or config.train_data_dir}
     for pair in pairs:
         row = vars(pair).copy()
-        for key in ("image_path", "depth_path"):
-            row[key] = os.path.relpath(row[key], config.train_data_dir)
+        for key in [key for key in row if key.endswith("_path") and row[key]]:
+            row[key] = os.path.relpath(row[key], roots.get(key, config.train_images or config.train_data_dir))
         rows.append(repr(sorted(row.items())))
     return "\n".join(rows)
 
@@ -163,15 +220,19 @@ def load_settings() -> tuple[Config, Optional[Path]]:
     Raises:
         UsageError: As ``load_config``; or the command line would change the course of the run to resume.
     """
+
+    def load_new() -> Config:
+        return load_config(__doc__, keys=KEYS, base=FINE_TUNING_FILE if config.train_images else None)
+
     config = load_config(__doc__, keys=KEYS, is_complete=False)
     if config.is_modelarts and config.train_url and config.resume is True:
         copy_run_in(config.train_url, config.train_output_path)
     checkpoint = find_resume(config.resume, config.train_output_path)
     if checkpoint is None:
-        return load_config(__doc__, keys=KEYS), None
+        return load_new(), None
     train_output_path = str(folder_to_resume(checkpoint, config.train_output_path, "train_output_path" in config.given))
     if not (checkpoint.parent / CONFIG_FILE).is_file():
-        return load_config(__doc__, keys=KEYS), checkpoint
+        return load_new(), checkpoint
     settings_file = checkpoint.parent / CONFIG_FILE
     then = load_config("", ["--config_path", str(settings_file)])
     now = load_config(__doc__, keys=KEYS, base=settings_file, fixed=course_keys(then))
@@ -223,6 +284,15 @@ def learning_rates(config: Config, schedule: Schedule) -> tuple[LearningRate, Le
     )
 
 
+def with_rates(config: Config, weights: Optional["Weights"]) -> Config:
+    """Returns the settings with learning rates for a new decoder, where fine-tuning starts with one."""
+    if not config.train_images or (weights and weights.whole):
+        return config
+    usual = load_config("", [])
+    rates = {key: getattr(usual, key) for key in RATE_KEYS if key not in config.given}
+    return replace(config, **rates)
+
+
 def build_step(
     config: Config,
     device: Device,
@@ -232,6 +302,7 @@ def build_step(
     weights: Optional["Weights"],
     saved: Optional["SavedRun"],
     course: dict[str, Any],
+    sets: int,
 ) -> "TrainStep":
     """Builds network and step, gives them the weights to start from, the same in all processes, and says which."""
     from src.loss import create_loss
@@ -250,12 +321,14 @@ def build_step(
     net.set_train(True)
     step = TrainStep(
         net,
-        create_loss(config.loss),
+        create_loss(config.loss, config.loss_alpha, config.loss_scales, config.loss_trim),
         TwoRateAdam(net, *rates),
         config.grad_clip_norm,
         device.world,
         create_scaler(precision, config.loss_scale, config.loss_scale_window),
         config.accumulate_steps,
+        sets,
+        WEIGHTINGS[config.mixing, config.upper_bound],
     )
     if saved:
         restore(step, saved, course)
@@ -304,19 +377,24 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
     saved = read_run(resume_path) if resume_path else None  # before the data are checked, which may take long
     weights = None if resume_path else open_weights(config.model_weights)
     config = settle(config, weights)
+    if not saved:
+        config = with_rates(config, weights)
     group = Group(device.rank, device.world)
     first_device = group.sum(np.array([device.device_id if device.rank == 0 else 0]))[0]
     folder = RunFolder(config.train_output_path, int(first_device))
     source, held_back = load_sources(config, group, folder)
     batch_size = config.batch_size * config.accumulate_steps
-    order = SampleOrder(len(source), batch_size, config.seed, device.rank, device.world)
+    sets = mixed_sets(config, source.pairs)
+    size = config.epoch_images or len(source)
+    order = SampleOrder(size, batch_size, config.seed, device.rank, device.world, (*sets.values(),) or (len(source),))
     course = describe_course(config, source)
     start, settings, schedule = plan_run(config, order, saved)
     rates = learning_rates(config, schedule)
     graph = (
         config.network, config.batch_size, config.accumulate_steps, config.img_height, config.img_width, config.loss,
         config.grad_clip_norm, config.freeze_backbone_bn, config.sync_bn, config.jit_level, config.op_precision,
-        config.allow_hf32, config.loss_scale_window, precision, rates,
+        config.allow_hf32, config.loss_scale_window, config.loss_alpha, config.loss_scales, config.loss_trim,
+        config.mixing, config.upper_bound, len(sets), precision, rates,
     )  # fmt: skip
     scored = (bool(config.eval_interval), bool(len(held_back)), config.val_data_name, config.predictor)
     enable_compile_cache(
@@ -324,7 +402,7 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
         ("train", device.target, device.world, graph, scored),
         shapes_vary=bool(config.eval_interval and config.val_data_name) and config.eval_shapes == "static",
     )
-    step = build_step(config, device, group, precision, rates, weights, saved, course)
+    step = build_step(config, device, group, precision, rates, weights, saved, course, len(sets) or 1)
     last_score, is_validation_due = (saved.extra["judge"], saved.extra["is_validation_due"]) if saved else ({}, False)
     del saved  # as large as the run itself
     group.check_equal("course and start of the run", f"{course} {start} {order.images_per_step}")
@@ -347,7 +425,7 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
     with ExitStack() as stack:
         if group.rank == 0:
             stack.enter_context(tee_to(folder.path / TRAIN_LOG, is_resumed=start.steps > 0))
-            describe_run(config, device, precision, order, settings, start, folder)
+            describe_run(config, device, precision, order, settings, start, folder, sets)
         mirror = mirror_of(config, group, folder)
         trainer = Trainer(
             step,
@@ -363,6 +441,7 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
             validators=build_validators(config, step, held_back, group),
             judge=judge,
             on_saved=mirror.copy_out if mirror else None,
+            sets=tuple(sets),
         )
         dataset, ending, left = None, None, settings.steps - start.steps
         if left:
@@ -398,6 +477,7 @@ def describe_run(
     settings: LoopSettings,
     start: Position,
     folder: RunFolder,
+    sets: dict[str, int],
 ) -> None:
     """Prints what is about to run."""
     parts = f" x {config.accumulate_steps} parts" if config.accumulate_steps > 1 else ""
@@ -406,6 +486,10 @@ def describe_run(
         f"{device.world} x {device.target}, {config.img_width}x{config.img_height} pixels, {precision.describe()}, "
         f"run folder {folder.path}"
     )
+    if config.train_images:
+        print(f"fine-tuning: {describe_fine_tuning(config)} (where not given, by {FINE_TUNING_FILE.name})")
+    if sets:
+        print(describe_mixture(config, order, sets))
     images = config.epoch_size * order.size - start.samples
     left = order.steps_left(start, config.epoch_size)
     rest = images - left * order.images_per_step
@@ -416,6 +500,23 @@ def describe_run(
     if device.world > 1 and not config.sync_bn and not config.freeze_backbone_bn:
         print("batch normalisation: each device normalises by its own batch; statistics are averaged over the devices")
     sys.stdout.flush()
+
+
+def describe_fine_tuning(config: Config) -> str:
+    """Names the settings that fine-tuning decides."""
+    keys = ("loss", "backbone_params_lr", "no_backbone_params_lr", "freeze_backbone_bn", "random_flip", "random_crop")
+    return ", ".join(f"{key} {getattr(config, key)}" for key in (*keys, "val_share"))
+
+
+def describe_mixture(config: Config, order: SampleOrder, sets: dict[str, int]) -> str:
+    """Says how the training sets are mixed."""
+    share = order.size / len(sets)
+    repeats = ", ".join(f"{name} {share / size:.3g} times" for name, size in sets.items())
+    how = config.mixing if not config.upper_bound else f"{config.mixing} by the upper bound"
+    return (
+        f"mixing {how}: a batch holds {config.batch_size // len(sets)} images of each of {len(sets)} sets; an epoch of "
+        f"{order.size} images takes {repeats}"
+    )
 
 
 def main() -> None:

@@ -620,6 +620,8 @@ def _check_together(values: dict[str, Any], settings: dict[str, _Setting]) -> No
             found = ", ".join(f"{name} {settings[name].text} ({settings[name].source})" for name in (key, other))
             raise UsageError(f"{key}: expected {expected}, found {found}")
 
+    is_exact = values["mixing"] == "multi_objective" or not values["upper_bound"]
+    check(is_exact, "upper_bound", "False unless mixing is multi_objective", "mixing")
     channels = values["in_channels"] * values["width_per_group"]
     check(channels >= 64, "in_channels", "in_channels * width_per_group to be at least 64", "width_per_group")
     unit = "ensure_multiple_of"

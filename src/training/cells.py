@@ -137,8 +137,8 @@ class Begin(nn.Cell):
 class Update(nn.Cell):
     """(told by the network, gradients of this process, notes, weights) -> what ``TrainStep`` tells.
 
-    Updates the network. ``weights`` (sets,) are those that the gradients were found with. The gradients may be averaged over the processes
-    already.
+    Updates the network. ``weights`` (sets,) are those that the gradients were found with. The gradients may be averaged
+    over the processes already.
     """
 
     def __init__(
