@@ -133,7 +133,7 @@ def scaled_step(request):
     net = MidasNet(**TINY).set_train(True)
     scaler = amp.DynamicLossScaler(2.0**10, 2, 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.training.step.is_device_the_host", lambda: request.param == 2)
+        patch.setattr("src.training.cells.is_device_the_host", lambda: request.param == 2)
         return TrainStep(net, create_loss("ssi_mse"), TwoRateAdam(net, SLOW, SLOW), 0.0, 1, scaler, request.param)
 
 
