@@ -146,9 +146,13 @@ def _names(config: Config, pairs: list[Pair]) -> str:
     """Tells one list of training images from another, wherever the data are."""
     rows = []
     for pair in pairs:
-        row = vars(pair).copy()
-        for key in ("image_path", "depth_path"):
-            row[key] = os.path.relpath(row[key], config.train_data_dir)
+        row = {**vars(pair), **vars(pair.truth)}
+        del row["truth"]
+        for key in ("image_path", "depth_path", "mask_path", "sky_path"):
+            row[key] = row[key] and os.path.relpath(row[key], config.train_data_dir)
+        for key, default in (("mask_path", None), ("sky_path", None), ("sky", None), ("scale", 1), ("max_depth", None)):
+            if row[key] == default:  # earlier versions did not know it
+                del row[key]
         rows.append(repr(sorted(row.items())))
     return "\n".join(rows)
 

@@ -15,6 +15,7 @@ import pytest
 from preprocess.check_data import main, spread_sample
 from src.util import read_gray, write_dpt, write_png16
 from src.utils.mixdata import Pair, check_pairs, list_pairs, warnings_of
+from src.utils.truth import Truth
 
 SCRIPT = Path(__file__).resolve().parents[1] / "preprocess" / "check_data.py"
 
@@ -178,7 +179,7 @@ def test_real_data_gives_no_false_alarm(realdata, tmp_path, images, depths, tabl
     assert warnings_of(pairs, checked) == []
     assert all(one.upright for one in checked.statistics)
     if images.startswith("/Kitti"):  # "kind" forgotten; of TUM two pictures are too few to say
-        pairs = [replace(pair, kind="inverse_depth", invalid=0) for pair in pairs]
+        pairs = [replace(pair, truth=Truth("inverse_depth", 0)) for pair in pairs]
         (line,) = warnings_of(pairs, check_pairs(pairs, 2))
         assert line.endswith('probably "kind": {"X": "depth"}')
 

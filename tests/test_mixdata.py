@@ -25,6 +25,7 @@ from src.utils.mixdata import (
     verdicts_path,
     warnings_of,
 )
+from src.utils.truth import Truth
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,8 +44,7 @@ def test_pairs_are_sorted_and_matched_by_stem(two_sets):
             name=f"{i}.x",
             image_path=f"{root}/{name}/Imgs/{i}.x{suffix}",
             depth_path=f"{root}/{name}/RDs/{i}.x.png",
-            kind=kind,
-            invalid=invalid,
+            truth=Truth(kind, invalid),
         )
         for name, suffix, kind, invalid in (("A", ".jpg", "inverse_depth", None), ("B", ".PNG", "depth", 0))
         for i in range(3)
@@ -116,14 +116,14 @@ def test_missing_mixdata_and_empty_globs_are_refused(two_sets, tmp_path):
 
 
 def test_shipped_mixdata_says_what_redweb_is():
-    expected = ("RW", "/ReDWeb_V1/Imgs/*", "/ReDWeb_V1/RDs/*", "negative_disparity", 255)
+    expected = ("RW", "/ReDWeb_V1/Imgs/*", "/ReDWeb_V1/RDs/*", Truth("negative_disparity", 255), None, None)
     assert read_mixdata(ROOT / "data/mixdata.json") == [expected]
 
 
 def test_invalid_may_be_any_finite_number(tmp_path):
     for value in (-1, 0, 65536, -3.4028234663852886e38, 0.5):
         tables = {"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": value}}
-        assert read_mixdata(write_mixdata(tmp_path, tables))[0].invalid == value
+        assert read_mixdata(write_mixdata(tmp_path, tables))[0].truth.invalid == value
 
 
 def touch(root, *names):
@@ -297,10 +297,10 @@ def test_verdicts_spare_the_second_check(two_sets, tmp_path, monkeypatch):
     assert check_again(pairs) == first
     assert decoded == [pairs[0], pairs[1], pairs[3], pairs[5]]
 
-    otherwise = [replace(pair, kind="negative_disparity") for pair in pairs]
+    otherwise = [replace(pair, truth=replace(pair.truth, kind="negative_disparity")) for pair in pairs]
     assert check_again(otherwise).statistics != first.statistics
     assert decoded == otherwise
-    check_again([replace(pairs[2], invalid=7)])
+    check_again([replace(pairs[2], truth=replace(pairs[2].truth, invalid=7))])
     assert len(decoded) == 1
 
     check_again(pairs)
@@ -344,7 +344,7 @@ def test_sets_are_described_and_warned_of(two_sets):
     ]
     some = checked._replace(good=checked.good[2:4], statistics=checked.statistics[2:4])
     assert [line.split(",")[0] for line in describe_sets(pairs, some)] == ["A: 3 pairs (1 read)", "B: 3 pairs (1 read)"]
-    other = [replace(pair, kind="inverse_depth", invalid=0) for pair in pairs[3:]]
+    other = [replace(pair, truth=Truth("inverse_depth", 0)) for pair in pairs[3:]]
     assert warnings_of(other, check_pairs(other, 1)) == [
         'B: 16-bit values that look like depth, for example in millimetres; probably "kind": {"B": "depth"}'
     ]
@@ -404,7 +404,7 @@ def test_suffix_of_a_pattern_may_have_wildcards(tmp_path, pattern, expected):
 def test_mixdata_of_a_windows_editor(tmp_path):
     path = tmp_path / "mixdata.json"
     path.write_bytes('\ufeff{"img": {"A": "/a/*"},\r\n "depth": {"A": "/b/*"}}\r\n'.encode())
-    assert read_mixdata(path) == [("A", "/a/*", "/b/*", "inverse_depth", None)]
+    assert read_mixdata(path) == [("A", "/a/*", "/b/*", Truth("inverse_depth"), None, None)]
 
 
 def pairs_of(dataset, numbers):

@@ -6,7 +6,7 @@ import pytest
 from training_data import write_truth
 
 from src.util import read_truth
-from src.utils.truth import inverse_depth_of, inverse_depth_range
+from src.utils.truth import Truth, inverse_depth_of, inverse_depth_range
 
 NAN, INF = np.nan, np.inf
 TYPES = [
@@ -34,7 +34,7 @@ def test_every_kind_in_every_type_of_file(tmp_path, name, dtype, kind, bits8, ot
     write_truth(tmp_path / name, np.array([[10, 7], [20, 40]], dtype))
     stored = read_truth(tmp_path / name)
     assert stored.dtype == dtype
-    target, valid = inverse_depth_of(stored, kind, 7)
+    target, valid = inverse_depth_of(stored, Truth(kind, 7))
     assert (target.dtype, valid.dtype) == (np.float32, bool)
     np.testing.assert_array_equal(valid, [[True, False], [True, True]])
     first, second, third = bits8 if dtype == np.uint8 else others
@@ -43,12 +43,12 @@ def test_every_kind_in_every_type_of_file(tmp_path, name, dtype, kind, bits8, ot
 
 def test_values_that_are_never_valid():
     stored = np.array([[NAN, INF, -INF, -2, 0, 2, 4]], np.float32)
-    _, valid = inverse_depth_of(stored, "depth", None)
+    _, valid = inverse_depth_of(stored, Truth("depth"))
     assert valid.tolist() == [[False] * 5 + [True] * 2]
-    target, valid = inverse_depth_of(stored, "inverse_depth", 4)
+    target, valid = inverse_depth_of(stored, Truth("inverse_depth", 4))
     assert valid.tolist() == [[False] * 3 + [True] * 3 + [False]]
     assert target.tolist() == [[0, 0, 0, 0, 127.5, 255, 0]]  # -2 .. 2
-    _, valid = inverse_depth_of(np.array([[0, 1]], np.uint16), "depth", 65535)
+    _, valid = inverse_depth_of(np.array([[0, 1]], np.uint16), Truth("depth", 65535))
     assert valid.tolist() == [[False, True]]
 
 
@@ -57,17 +57,17 @@ def test_invalid_values_that_the_type_cannot_hold_match_nothing(invalid):
     for dtype in (np.uint8, np.uint16):
         if invalid == 256 and dtype == np.uint16:
             continue
-        _, valid = inverse_depth_of(np.array([[0, 255, 1]], dtype), "inverse_depth", invalid)
+        _, valid = inverse_depth_of(np.array([[0, 255, 1]], dtype), Truth("inverse_depth", invalid))
         assert valid.all()
 
 
 def test_invalid_value_of_float_files():
     stored = np.array([[1e38, 255, 1]], np.float32)
-    assert inverse_depth_of(stored, "inverse_depth", 10**38)[1].tolist() == [[False, True, True]]
-    assert inverse_depth_of(stored, "inverse_depth", 255)[1].tolist() == [[True, False, True]]
+    assert inverse_depth_of(stored, Truth("inverse_depth", 10**38))[1].tolist() == [[False, True, True]]
+    assert inverse_depth_of(stored, Truth("inverse_depth", 255))[1].tolist() == [[True, False, True]]
     stored = np.array([[0.1, -3.4028234663852886e38, 1, 3]], np.float32)
-    assert inverse_depth_of(stored, "inverse_depth", 0.1)[1].tolist() == [[False, True, True, True]]
-    target, valid = inverse_depth_of(stored, "inverse_depth", -3.4028234663852886e38)
+    assert inverse_depth_of(stored, Truth("inverse_depth", 0.1))[1].tolist() == [[False, True, True, True]]
+    target, valid = inverse_depth_of(stored, Truth("inverse_depth", -3.4028234663852886e38))
     assert valid.tolist() == [[True, False, True, True]]
     np.testing.assert_allclose(target, [[0, 0, 255 * 0.9 / 2.9, 255]], rtol=1e-6)
 
@@ -75,7 +75,7 @@ def test_invalid_value_of_float_files():
 @pytest.mark.parametrize("kind", ["inverse_depth", "negative_disparity", "depth"])
 def test_constant_and_empty_ground_truth_is_zero(kind):
     for values in ([5, 5, 5], [5, 9, 9], [9, 9, 9]):
-        target, valid = inverse_depth_of(np.array([values], np.uint16), kind, 9)
+        target, valid = inverse_depth_of(np.array([values], np.uint16), Truth(kind, 9))
         assert valid.tolist() == [[value != 9 for value in values]]
         assert not target.any()
 
@@ -83,29 +83,29 @@ def test_constant_and_empty_ground_truth_is_zero(kind):
 def test_extreme_depths_stay_finite():
     tiny = np.nextafter(np.float32(0), np.float32(1))
     with np.errstate(all="raise"):
-        target, _ = inverse_depth_of(np.array([[tiny, 1, 3e38]], np.float32), "depth", None)
+        target, _ = inverse_depth_of(np.array([[tiny, 1, 3e38]], np.float32), Truth("depth"))
     np.testing.assert_allclose(target, [[255, 0, 0]], rtol=0, atol=1e-30)
-    target, _ = inverse_depth_of(np.array([[-3e38, 0, 3e38]], np.float32), "inverse_depth", None)
+    target, _ = inverse_depth_of(np.array([[-3e38, 0, 3e38]], np.float32), Truth("inverse_depth"))
     assert target.tolist() == [[0, 127.5, 255]]
 
 
 def test_part_of_an_image_goes_by_the_limits_of_the_whole():
     stored = np.array([[1, 2, 4, 8]], np.uint16)
-    limits = inverse_depth_range(stored, "depth", 1)
+    limits = inverse_depth_range(stored, Truth("depth", 1))
     assert limits == (1 / 8, 1 / 2)
-    target, valid = inverse_depth_of(stored[:, :3], "depth", 1, limits)
+    target, valid = inverse_depth_of(stored[:, :3], Truth("depth", 1), limits)
     np.testing.assert_allclose(target, [[0, 255, 85]], rtol=1e-6)  # (1/4 - 1/8) / (1/2 - 1/8) = 1/3
     assert valid.tolist() == [[False, True, True]]
-    assert inverse_depth_range(stored.astype(np.uint8), "negative_disparity", 1) is None  # keeps its units
-    assert inverse_depth_range(stored.astype(np.uint8), "depth", None) == (1 / 8, 1)
-    assert inverse_depth_range(stored * 0, "depth", None) is None
+    assert inverse_depth_range(stored.astype(np.uint8), Truth("negative_disparity", 1)) is None  # keeps its units
+    assert inverse_depth_range(stored.astype(np.uint8), Truth("depth")) == (1 / 8, 1)
+    assert inverse_depth_range(stored * 0, Truth("depth")) is None
 
 
 def test_a_set_of_16_bits_spans_what_a_set_of_8_bits_spans():
     """The gradients of the loss go with the range of the target: neither set may silence the other."""
     ramp = np.linspace(0, 1, 60).reshape(6, 10)
-    bits8 = inverse_depth_of(np.rint(255 * ramp).astype(np.uint8), "inverse_depth", None)[0]
-    bits16 = inverse_depth_of(np.rint(65535 * ramp).astype(np.uint16), "inverse_depth", None)[0]
+    bits8 = inverse_depth_of(np.rint(255 * ramp).astype(np.uint8), Truth("inverse_depth"))[0]
+    bits16 = inverse_depth_of(np.rint(65535 * ramp).astype(np.uint16), Truth("inverse_depth"))[0]
     np.testing.assert_allclose(bits16, bits8, rtol=0, atol=0.51)
     for target in (bits8, bits16):
         assert (target.min(), target.max()) == (0, 255)
