@@ -588,12 +588,12 @@ def _read_exr(data: bytes) -> Pixels:
             raise _UnreadError(f"integers or sub-sampled values (channel {name.decode('latin-1')})")
     if len(names) == 1 and len(names[0]) == 1:  # Z, V ...: OpenCV knows a single channel as Y only
         data = data[:start] + b"Y" + data[start + 1 :]
-    elif set(names) - {b"A"} not in ({b"R", b"G", b"B"}, {b"Y"}):
+    elif set(names) - {b"A"} != {b"R", b"G", b"B"}:
         raise _UnreadError(f"the channels {b', '.join(names).decode('latin-1')}")
     os.environ.setdefault(_EXR_SWITCH, "1")  # OpenCV looks when it meets its first such file
     try:
         return _read_with_opencv(data)
-    except _DamageError:
+    except (cv2.error, _DamageError):
         if os.environ[_EXR_SWITCH].lower() not in ("1", "true", "yes", "on"):
             raise _UnreadError(f"the kind that {_EXR_SWITCH}={os.environ[_EXR_SWITCH]} switches off") from None
         if re.search(r"OpenEXR:\s+NO\b", cv2.getBuildInformation()):

@@ -9,8 +9,9 @@ import io
 import os
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional, Union
+from typing import TYPE_CHECKING, Optional, Union
 
 import cv2
 import numpy as np
@@ -18,6 +19,9 @@ import numpy as np
 from src.common.atomic import atomic_path
 from src.common.errors import DataError
 from src.decode import decode, orientation_of
+
+if TYPE_CHECKING:
+    import h5py
 
 PathLike = Union[str, Path]
 
@@ -156,6 +160,10 @@ def _parse_npy(path: PathLike, data: bytes) -> np.ndarray:
     return array
 
 
+def _chunk_sizes(dataset: "h5py.Dataset") -> Iterator[int]:
+    return (dataset.id.get_chunk_info(number).size for number in range(dataset.id.get_num_chunks()))
+
+
 def _parse_hdf5(path: PathLike, data: bytes) -> np.ndarray:
     import h5py  # few data sets need it
 
@@ -171,6 +179,8 @@ def _parse_hdf5(path: PathLike, data: bytes) -> np.ndarray:
                 raise DataError(
                     f"{path}: expected numbers (H, W) in /{_HDF5_KEY}, found {found.dtype} {tuple(found.shape or ())}"
                 )
+            if found.fletcher32 and min(_chunk_sizes(found), default=4) < 4:  # HDF5 would read beyond the checksum
+                raise ValueError
             array = found[()]
     except DataError:
         raise

@@ -6,7 +6,7 @@ import pytest
 from training_data import write_truth
 
 from src.util import read_truth
-from src.utils.truth import Truth, inverse_depth_of, inverse_depth_range
+from src.utils.truth import BY_MASK_MISSING, BY_MASK_SKY, BY_VALUE, Truth, inverse_depth_of, inverse_depth_range
 
 NAN, INF = np.nan, np.inf
 TYPES = [
@@ -112,3 +112,82 @@ def test_a_set_of_16_bits_spans_what_a_set_of_8_bits_spans():
     assert np.abs(cv2.Sobel(bits16, -1, 1, 0)).sum() == pytest.approx(
         np.abs(cv2.Sobel(bits8, -1, 1, 0)).sum(), rel=0.02
     )
+
+
+# Sky, masks, scale and the largest depth
+
+
+def assert_target(stored, truth, expected, marks=None, top=255):
+    """``expected`` has None where there is no ground truth."""
+    target, valid = inverse_depth_of(stored, truth, marks=marks, top=top)
+    assert valid.tolist() == [[value is not None for value in row] for row in expected]
+    np.testing.assert_allclose(target, [[value or 0 for value in row] for row in expected], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("top", [1, 255])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_sky_of_depth_is_infinitely_far(dtype, top):
+    """1/10, 1/20, 1/40 and 0."""
+    stored = np.array([[10, 20, 40, 99, 7]], dtype)
+    expected = [[top, top / 2, top / 4, 0, None]]
+    assert_target(stored, Truth("depth", 7, sky=99), expected, top=top)
+    assert_target(stored, Truth("depth", 7, sky=99, scale=0.001), expected, top=top)  # no matter
+    assert_target(stored * 0 + dtype(99), Truth("depth", 7, sky=99), [[0] * 5], top=top)
+    # Without sky in the picture, its farthest pixel is 0.
+    assert_target(stored[:, :3], Truth("depth", 7, sky=99), [[top, top / 3, 0]], top=top)
+
+
+def test_sky_of_inverse_depth_is_0_or_the_farthest():
+    sky = Truth("inverse_depth", sky=500)
+    assert_target(np.array([[100, 50, 500]], np.uint16), sky, [[255, 127.5, 0]])
+    assert_target(np.array([[100, -50, 25, 500]], np.float32), sky, [[255, 0, 127.5, 0]])
+    assert_target(np.array([[100, 50, 200]], np.uint8), Truth(sky=200), [[100, 50, 0]])  # as stored
+    assert_target(np.array([[100, 50, 200]], np.uint8), Truth(sky=200), [[1, 0.5, 0]], top=1)
+
+
+def test_sky_of_negative_disparity_is_the_farthest():
+    """Nobody knows which value would be infinitely far."""
+    sky = Truth("negative_disparity", 255, sky=254)
+    assert_target(np.array([[20, 60, 100, 254, 255]], np.uint8), sky, [[235, 195, 155, 155, None]])
+    assert_target(np.array([[20, 60, 100, 254, 255]], np.uint8), sky, [[1, 0.5, 0, 0, None]], top=1)
+    assert_target(np.array([[20, 60, 100, 254, 255]], np.uint16), sky, [[255, 127.5, 0, 0, None]])
+    assert_target(np.array([[254, 255]], np.uint8), sky, [[0, None]])
+    limits = inverse_depth_range(np.array([[20, 60, 100, 254]], np.uint8), sky)
+    target, _ = inverse_depth_of(np.array([[20, 254]], np.uint8), sky, limits)  # a part without the farthest pixel
+    assert target.tolist() == [[235, 155]]
+
+
+def test_sky_may_be_infinite():
+    assert_target(
+        np.array([[1, 2, INF, -INF, NAN]], np.float32), Truth("depth", sky=INF), [[255, 127.5, 0, None, None]]
+    )
+    assert_target(np.array([[1, 65535]], np.uint16), Truth("depth", sky=INF), [[255, 0]])
+
+
+def test_what_masks_say_goes_before_values_and_sky_before_missing():
+    stored = np.array([[7, 9, 10, 20]] * 3, np.uint16)  # invalid, sky, and two depths
+    marks = np.repeat(np.array([[BY_MASK_MISSING], [BY_VALUE], [BY_MASK_SKY]], np.uint8), 4, axis=1)
+    expected = [[None] * 4, [None, 0, 255, 127.5], [0] * 4]
+    assert_target(stored, Truth("depth", 7, sky=9), expected, marks)
+    assert_target(stored, Truth("depth", 7), [[None] * 4, [None, 255, 229.5, 114.75], [0] * 4], marks)
+    far = Truth("depth", 7, sky=9, max_depth=8)  # nor does the largest depth matter to sky
+    assert_target(stored, far, [[None] * 4, [None, 0, None, None], [0] * 4], marks)
+
+
+def test_depth_beyond_the_largest_is_missing():
+    metres = Truth("depth", scale=0.001, max_depth=10)
+    assert_target(np.array([[5000, 10000, 10001, 0]], np.uint16), metres, [[255, 0, None, None]])
+    assert_target(np.array([[5000, 10000, 10001, INF]], np.float32), metres, [[255, 0, None, None]])
+    assert_target(np.array([[3, 7]], np.float32), Truth("depth", scale=0.1, max_depth=0.3), [[0, None]])
+    assert_target(np.array([[2, 4]], np.float32), Truth("depth", scale=1e-38, max_depth=1e38), [[255, 0]])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_range_of_one_stretches_every_target(dtype):
+    stored = np.array([[10, 20, 40, 7]], dtype)
+    assert_target(stored, Truth("inverse_depth", 7), [[0, 1 / 3, 1, None]], top=1)
+    assert_target(stored, Truth("negative_disparity", 7), [[1, 2 / 3, 0, None]], top=1)
+    assert_target(stored, Truth("depth", 7), [[1, 1 / 3, 0, None]], top=1)
+    limits = inverse_depth_range(stored, Truth("inverse_depth", 7), top=1)
+    target, _ = inverse_depth_of(stored[:, 1:2], Truth("inverse_depth", 7), limits, top=1)
+    np.testing.assert_allclose(target, [[1 / 3]], rtol=1e-6)

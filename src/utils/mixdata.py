@@ -348,17 +348,23 @@ def _set_apart(paths: Sequence[dict[str, str]], folders: Sequence[str]) -> list[
         A line for every file that may be either.
     """
     faults = []
-    for side, other in enumerate(reversed(folders)):
-        for name, path in list(paths[side].items()):
+    is_one = folders[0] == folders[1]
+    for side, (folder, other) in enumerate((folders, folders[::-1])):
+        for name in list(paths[side]):
             try:
-                is_here = is_truth(name) == bool(side) if folders[0] == folders[1] else True
+                is_here = is_truth(name) == bool(side) if is_one else not _is_in(f"{folder}/{name}", other, folder)
             except ValueError as error:
                 is_here = False
                 if side == 0:
-                    faults.append(f"{path}: {error}")
-            if not is_here or (folders[0] != folders[1] and f"{folders[side]}/{name}".startswith(f"{other}/")):
+                    faults.append(f"{paths[side][name]}: {error}")
+            if not is_here:
                 del paths[side][name]
     return faults
+
+
+def _is_in(path: str, folder: str, outer: str) -> bool:
+    """Tells whether a path is in a folder that is in another."""
+    return folder.startswith(f"{outer}/") and path.startswith(f"{folder}/")
 
 
 def _listed(folder: PathLike, suffixes: Collection[str], what: str) -> list[str]:
