@@ -75,6 +75,11 @@ COURSE_KEYS = (
     "loss_scaling", "loss_scale", "loss_scale_window", "sync_bn", "freeze_backbone_bn", "freeze_backbone_epochs",
     "val_share",
 )  # fmt: skip
+# What versions did that had no such settings; what equals it is no part of the course, so that their runs can be resumed.
+EARLIER = {
+    "loss_alpha": 0.5, "loss_scales": 4, "loss_trim": 0.2, "target_range": 255, "mixing": "pooled", "upper_bound": False,
+    "epoch_images": 0, "random_flip": 0.0, "random_crop": 0.0,
+}  # fmt: skip
 # Learning rates that fall depend on these, too.
 DECAY_KEYS = ("epoch_size", "max_steps")
 # What a resumed run may change: where it runs, how long, what it reads and writes. (It starts from its checkpoint,
@@ -204,9 +209,14 @@ def _names(config: Config, pairs: list[Pair]) -> str:
     rows = []
     roots = {"depth_path": config.train_depth or config.train_data_dir}
     for pair in pairs:
-        row = vars(pair).copy()
-        for key in [key for key in row if key.endswith("_path") and row[key]]:
-            row[key] = os.path.relpath(row[key], roots.get(key, config.train_images or config.train_data_dir))
+        row = {**vars(pair), **vars(pair.truth)}
+        del row["truth"]
+        for key in ("image_path", "depth_path", "mask_path", "sky_path"):
+            root = roots.get(key, config.train_images or config.train_data_dir)
+            row[key] = row[key] and os.path.relpath(row[key], root)
+        for key, default in (("mask_path", None), ("sky_path", None), ("sky", None), ("scale", 1), ("max_depth", None)):
+            if row[key] == default:  # earlier versions did not know it
+                del row[key]
         rows.append(repr(sorted(row.items())))
     return "\n".join(rows)
 
@@ -243,6 +253,9 @@ def describe_course(config: Config, source: LoadImagesDepth) -> dict[str, Any]:
     """Collects what decides the course of the run, as JSON has it."""
     files = zlib.crc32(_names(config, source.pairs).encode("utf-8", "surrogateescape"))
     settings = {key: getattr(config, key) for key in course_keys(config)}
+    if not mixed_sets(config, source.pairs):
+        settings["mixing"], settings["upper_bound"] = EARLIER["mixing"], EARLIER["upper_bound"]
+    settings = {key: value for key, value in settings.items() if EARLIER.get(key) != value}
     return json.loads(json.dumps({**settings, "images": len(source), "files": files}))
 
 

@@ -51,8 +51,9 @@ def plain_sample(pair: Pair) -> tuple[np.ndarray, ...]:
     """The same with target and mask, of 8-bit ground truth."""
     image = plain_image(pair)
     stored = cv2.imread(pair.depth_path, cv2.IMREAD_UNCHANGED).astype(np.float64)
-    mask = np.ones_like(stored) if pair.invalid is None else (stored != pair.invalid).astype(np.float64)
-    target = mask * (255 - stored if pair.kind == NEGATIVE_DISPARITY else stored)
+    truth = pair.truth
+    mask = np.ones_like(stored) if truth.invalid is None else (stored != truth.invalid).astype(np.float64)
+    target = mask * (255 - stored if truth.kind == NEGATIVE_DISPARITY else stored)
     target, mask = (cv2.resize(x, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) for x in (target, mask))
     return image, target.astype(np.float32), mask.astype(np.float32)
 

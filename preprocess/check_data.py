@@ -1,15 +1,18 @@
 """Says which data sets are ready under a data folder, and what is wrong with the others.
 
-    python preprocess/check_data.py [DATA_DIR] [--all]
+    python preprocess/check_data.py [DATA_DIR] [--mixdata FILE] [--all]
 
-Looks for the training sets (mixdata.json and the files that it names) and the six evaluation sets at their documented
-places, lists their samples, finds files without a partner, and decodes up to 24 samples of each training set and the
-first of each evaluation set; ``--all`` decodes every sample. Of each training set it prints what its ground truth looks
-like, and warns of what suggests a wrong entry in mixdata.json. Exit status: 0 if at least one set is ready and nothing
-that was found is broken, else 1; warnings do not count.
+Looks for the training sets (mixdata.json, or FILE, and the files that it names) and the six evaluation sets at their
+documented places, lists their samples, finds files without a partner, and decodes up to 24 samples of each training set
+and the first of each evaluation set; ``--all`` decodes every sample. Of each training set it prints what its ground
+truth looks like, and warns of what suggests a wrong entry in mixdata.json; of several sets it says how their sizes
+compare.
+
+Exit status: 0 if at least one set is ready and nothing that was found is broken, else 1; warnings do not count.
 """
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +31,7 @@ from src.utils.mixdata import (
     CheckedPairs,
     Pair,
     check_pairs,
+    describe_mixture,
     describe_sets,
     find_files,
     list_pairs,
@@ -64,6 +68,8 @@ def find_constant_sets(pairs: Sequence[Pair], checked: CheckedPairs) -> list[str
     """Returns a line for each set whose ground truths that were read hold one and the same value everywhere."""
     values: dict[str, set] = {}
     for index, statistics in zip(checked.good, checked.statistics):
+        if statistics.sky:
+            values.setdefault(pairs[index].dataset, set()).add(-math.inf)
         values.setdefault(pairs[index].dataset, set()).update((statistics.low, statistics.high))
     return [
         f"{name}: expected ground truth that varies, found {found.pop():g} everywhere"
@@ -72,14 +78,13 @@ def find_constant_sets(pairs: Sequence[Pair], checked: CheckedPairs) -> list[str
     ]
 
 
-def check_training(root: Path, every: bool) -> Found:
-    """Checks the training sets.
+def check_training(root: Path, mixdata: Path, every: bool) -> Found:
+    """Checks the training sets that a file lists.
 
     Raises:
         DatasetMissing: There is nothing.
         DataError: They cannot be listed.
     """
-    mixdata = root / "mixdata.json"
     if not mixdata.is_file():
         raise DatasetMissing(f"{mixdata}: no such file")
     patterns = [pattern for entry in read_mixdata(mixdata) for pattern in (entry.images, entry.depths)]
@@ -91,7 +96,8 @@ def check_training(root: Path, every: bool) -> Found:
     checked = checked._replace(good=[chosen[number] for number in checked.good])  # numbered among all pairs
     faults = unpaired + checked.faults + find_constant_sets(pairs, checked)
     warnings = [f"warning: {line}" for line in warnings_of(pairs, checked)]
-    return Found(f"{len(pairs)} pairs, {len(chosen)} read", faults, describe_sets(pairs, checked) + warnings)
+    notes = describe_sets(pairs, checked) + describe_mixture(pairs) + warnings
+    return Found(f"{len(pairs)} pairs, {len(chosen)} read", faults, notes)
 
 
 def describe_sample(dataset: EvalDataset, index: int) -> str:
@@ -165,12 +171,18 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description="Check which data sets are ready.")
     default = REPOSITORY / "data"
     parser.add_argument("data_dir", nargs="?", type=Path, default=default, help="data folder (default: %(default)s)")
+    parser.add_argument(
+        "--mixdata", type=Path, metavar="FILE", help="list of the training sets (default: mixdata.json)"
+    )
     parser.add_argument("--all", action="store_true", help="decode every sample, not only some of each set")
     options = parser.parse_args(arguments)
     if not options.data_dir.is_dir():
         raise UsageError(f"{options.data_dir}: expected the data folder, found none")
+    mixdata = options.mixdata or options.data_dir / "mixdata.json"
+    if options.mixdata and not mixdata.is_file():
+        raise UsageError(f"--mixdata {mixdata}: expected a list of training sets, found no such file")
     config = load_config("", ["--train_data_dir", str(options.data_dir)])
-    statuses = [print_report("training", check_training, options.data_dir, options.all)]
+    statuses = [print_report("training", check_training, options.data_dir, mixdata, options.all)]
     for name in config.data_names:
         statuses.append(print_report(name, check_dataset, name, getattr(config, f"datapath_{name}"), options.all))
     return 0 if "ready" in statuses and "broken" not in statuses else 1

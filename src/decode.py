@@ -8,12 +8,14 @@ The content decides which kind a file is; its name does not count.
   shifted blocks where data is missing in the middle. Pillow for the rare sampling that TurboJPEG does not know.
 * PNG: the checksums here, then Pillow; OpenCV for 16-bit colours.
 * JPEG 2000, GIF, AVIF, BMP: Pillow. (OpenCV ends the process at some damaged JPEG 2000 files and has no GIF and AVIF.)
-* TIFF, WebP, Radiance HDR, Sun raster, PAM: OpenCV. PBM, PGM, PPM: Pillow for pictures, OpenCV for values as stored.
+* TIFF, WebP, Radiance HDR, Sun raster, PAM, OpenEXR: OpenCV. PBM, PGM, PPM: Pillow for pictures, OpenCV for values as
+  stored.
 """
 
 import functools
 import io
 import logging
+import os
 import re
 import struct
 import warnings
@@ -175,7 +177,8 @@ def decode(path: object, data: bytes, picture: bool, upright: bool) -> Pixels:
         raise DataError(f"{path}: {error}") from error
     except _UnreadError as error:
         wanted = "an 8-bit JPEG or PNG" if picture else "a 16-bit PNG or a TIFF file of 32-bit floats"
-        unread = f"a {kind} file of {error}, which nothing here reads; convert it to {wanted}"
+        article = "an" if kind == "OpenEXR" else "a"
+        unread = f"{article} {kind} file of {error}, which nothing here reads; convert it to {wanted}"
         raise DataError(f"{path}: expected an image, found {unread}") from error
     except MemoryError as error:
         found = f"too large a {kind} file; scale it down"
@@ -532,6 +535,72 @@ def _read_tiff(data: bytes) -> Pixels:
     return pixels.turned(_OPPOSITE.get(orientation, orientation))
 
 
+# ---- OpenEXR
+
+_EXR_SWITCH = "OPENCV_IO_ENABLE_OPENEXR"
+_EXR_VERSION = 4  # where it is in a file; its flags are in the bytes after it
+_EXR_DEEP, _EXR_MULTIPART = 0x0800, 0x1000
+_EXR_NUMBER = struct.Struct("<i")
+_EXR_CHANNEL = struct.Struct("<iB3xii")  # type of the numbers (0: integers), linear, sampling
+_EXR_BOX = struct.Struct("<4i")  # first and last column and row
+
+
+def _name_at(data: bytes, at: int) -> tuple[bytes, int]:
+    """Reads text that ends with 0; returns it, and where it ends."""
+    end = data.index(b"\0", at)
+    return data[at:end], end + 1
+
+
+def _exr_attributes(data: bytes) -> dict[bytes, tuple[int, int]]:
+    """Returns where the contents of the attributes in the header start and end, by name."""
+    found, at = {}, _EXR_VERSION + 4
+    while True:
+        name, at = _name_at(data, at)
+        if not name:
+            return found
+        _, at = _name_at(data, at)
+        (length,) = _EXR_NUMBER.unpack_from(data, at)
+        at += 4
+        if not 0 <= length <= len(data) - at:
+            raise _DamageError
+        found[name] = at, at + length
+        at += length
+
+
+def _read_exr(data: bytes) -> Pixels:
+    """Reads a grey or RGB picture of floats, of 16 or 32 bits; of others OpenCV returns zeros without a word."""
+    (version,) = _EXR_NUMBER.unpack_from(data, _EXR_VERSION)
+    if version & (_EXR_DEEP | _EXR_MULTIPART):
+        raise _UnreadError("several parts or depths")
+    attributes = _exr_attributes(data)
+    left, top, right, bottom = _EXR_BOX.unpack_from(data, attributes[b"dataWindow"][0])
+    if right < left or bottom < top:
+        raise _DamageError
+    _check_size(right - left + 1, bottom - top + 1, data)
+    names, (at, end) = [], attributes[b"channels"]
+    start = at
+    while at < end - 1:
+        name, at = _name_at(data, at)
+        number, _, across, down = _EXR_CHANNEL.unpack_from(data, at)
+        at += _EXR_CHANNEL.size
+        names.append(name)
+        if number == 0 or (across, down) != (1, 1):
+            raise _UnreadError(f"integers or sub-sampled values (channel {name.decode('latin-1')})")
+    if len(names) == 1 and len(names[0]) == 1:  # Z, V ...: OpenCV knows a single channel as Y only
+        data = data[:start] + b"Y" + data[start + 1 :]
+    elif set(names) - {b"A"} != {b"R", b"G", b"B"}:
+        raise _UnreadError(f"the channels {b', '.join(names).decode('latin-1')}")
+    os.environ.setdefault(_EXR_SWITCH, "1")  # OpenCV looks when it meets its first such file
+    try:
+        return _read_with_opencv(data)
+    except (cv2.error, _DamageError):
+        if os.environ[_EXR_SWITCH].lower() not in ("1", "true", "yes", "on"):
+            raise _UnreadError(f"the kind that {_EXR_SWITCH}={os.environ[_EXR_SWITCH]} switches off") from None
+        if re.search(r"OpenEXR:\s+NO\b", cv2.getBuildInformation()):
+            raise _UnreadError("the kind that this build of OpenCV leaves out") from None
+        raise
+
+
 _READERS: dict[str, Callable[[bytes], Pixels]] = {
     "JPEG": _read_jpeg,
     "PNG": _read_png,
@@ -545,5 +614,6 @@ _READERS: dict[str, Callable[[bytes], Pixels]] = {
     "PAM": _read_pam,
     "Radiance HDR": _read_with_opencv,
     "Sun raster": _read_with_opencv,
+    "OpenEXR": _read_exr,
 }
-READABLE = frozenset(_READERS)
+READABLE = frozenset(_READERS) - {"OpenEXR"}  # as pictures

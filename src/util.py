@@ -9,8 +9,9 @@ import io
 import os
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional, Union
+from typing import TYPE_CHECKING, Optional, Union
 
 import cv2
 import numpy as np
@@ -18,6 +19,9 @@ import numpy as np
 from src.common.atomic import atomic_path
 from src.common.errors import DataError
 from src.decode import decode, orientation_of
+
+if TYPE_CHECKING:
+    import h5py
 
 PathLike = Union[str, Path]
 
@@ -27,6 +31,9 @@ _QUOTED = re.compile(r'^"([^"]*)"$')
 _DPT_HEADER = struct.Struct("<4sII")  # tag, width, height
 _DPT_TAG = b"PIEH"  # written by the Sintel software
 
+_HDF5_TAG = b"\x89HDF\r\n\x1a\n"
+_HDF5_KEY = "depth"
+_MOST_HDF5_PIXELS, _MOST_HDF5_PIXELS_PER_BYTE = 1 << 24, 10_000  # the larger counts
 _NPY_TAG = b"\x93NUMPY"
 _PFM_TAGS = (b"Pf", b"PF")
 
@@ -153,6 +160,39 @@ def _parse_npy(path: PathLike, data: bytes) -> np.ndarray:
     return array
 
 
+def _chunk_sizes(dataset: "h5py.Dataset") -> Iterator[int]:
+    return (dataset.id.get_chunk_info(number).size for number in range(dataset.id.get_num_chunks()))
+
+
+def _parse_hdf5(path: PathLike, data: bytes) -> np.ndarray:
+    import h5py  # few data sets need it
+
+    try:
+        with np.errstate(all="ignore"), h5py.File(io.BytesIO(data), "r") as file:
+            found = file.get(_HDF5_KEY)
+            if not isinstance(found, h5py.Dataset):
+                names = ", ".join(f"/{name}" for name in file) or "nothing"
+                raise DataError(f"{path}: expected an HDF5 file with the array /{_HDF5_KEY}, found {names}")
+            # Looked at before it is read: a damaged size asks for any amount of memory.
+            most = max(_MOST_HDF5_PIXELS, _MOST_HDF5_PIXELS_PER_BYTE * len(data))
+            if found.dtype.kind not in "uif" or found.ndim != 2 or not 0 < found.size <= most:
+                raise DataError(
+                    f"{path}: expected numbers (H, W) in /{_HDF5_KEY}, found {found.dtype} {tuple(found.shape or ())}"
+                )
+            if found.fletcher32 and min(_chunk_sizes(found), default=4) < 4:  # HDF5 would read beyond the checksum
+                raise ValueError
+            array = found[()]
+    except DataError:
+        raise
+    except Exception as error:  # h5py raises a dozen kinds for damaged files
+        raise DataError(
+            f"{path}: expected an HDF5 file with the array /{_HDF5_KEY}, found {len(data)} bytes: truncated or damaged"
+        ) from error
+    if array.dtype.kind != "u" and (array < 0).any():
+        return np.full(array.shape, np.nan, np.float32)
+    return array
+
+
 def read_truth(path: PathLike) -> np.ndarray:
     """Reads a map with one value per pixel: ground truth of any unit, or a mask.
 
@@ -160,7 +200,10 @@ def read_truth(path: PathLike) -> np.ndarray:
 
     Args:
         path: An image file (PNG, TIFF ...), grey or of three equal channels; a NumPy file (``.npy``) of shape (H, W) or
-            or with more axes of length 1; or a portable float map (``.pfm``). Its content counts, not its name.
+            or with more axes of length 1; a portable float map (``.pfm``); an OpenEXR file with one channel, or three
+            equal ones, of floats; or an HDF5 file with the array ``/depth``, as MegaDepth has them. Its content counts,
+            not its name. An HDF5 file with a negative number holds no depth, but MegaDepth's marks of which part is
+            nearer: all of it becomes NaN.
 
     Returns:
         (H, W). 8 or 16 bits without a sign remain uint8 or uint16; all other numbers become float32.
@@ -173,10 +216,13 @@ def read_truth(path: PathLike) -> np.ndarray:
         array = _parse_npy(path, data)
     elif data.startswith(_PFM_TAGS):
         array, _ = _parse_pfm(path, data)
+    elif data.startswith(_HDF5_TAG):
+        array = _parse_hdf5(path, data)
     else:
         array = decode(path, data, picture=False, upright=False).colour
     if array.ndim == 3:
-        if (array != array[..., :1]).any():
+        grey = array[..., :1]
+        if ((array != grey) & ((array == array) | (grey == grey))).any():  # NaN differs from itself
             raise DataError(f"{path}: expected one grey channel, found {array.shape[2]} different channels")
         array = array[..., 0]
     kept = array.dtype.newbyteorder("=") in (np.uint8, np.uint16)

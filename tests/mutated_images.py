@@ -5,6 +5,7 @@
 """
 
 import io
+import os
 import re
 import struct
 import sys
@@ -14,6 +15,7 @@ import zlib
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 from PIL import Image
 
@@ -64,6 +66,51 @@ def _npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def _hdf5(array: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    with h5py.File(file, "w") as writer:
+        writer.create_dataset("depth", data=array, **options)
+    return file.getvalue()
+
+
+def exr(channels: str, array: np.ndarray, number: int = 2, flags: int = 0) -> bytes:
+    """An OpenEXR file without compression, whose channels, of one letter each, hold the same.
+
+    Args:
+        channels: Their names.
+        array: (H, W).
+        number: Type of the numbers: 0 for integers, 1 for float16, 2 for float32.
+        flags: In the version field.
+    """
+    height, width = array.shape
+    names = sorted(channels)
+    entries = b"".join(name.encode() + b"\0" + struct.pack("<iB3xii", number, 0, 1, 1) for name in names) + b"\0"
+    box = struct.pack("<4i", 0, 0, width - 1, height - 1)
+    header = b"\x76\x2f\x31\x01" + struct.pack("<i", 2 | flags)
+    for name, kind, value in (
+        (b"channels", b"chlist", entries),
+        (b"compression", b"compression", b"\0"),
+        (b"dataWindow", b"box2i", box),
+        (b"displayWindow", b"box2i", box),
+        (b"lineOrder", b"lineOrder", b"\0"),
+        (b"pixelAspectRatio", b"float", struct.pack("<f", 1)),
+        (b"screenWindowCenter", b"v2f", bytes(8)),
+        (b"screenWindowWidth", b"float", struct.pack("<f", 1)),
+    ):
+        header += name + b"\0" + kind + b"\0" + struct.pack("<i", len(value)) + value
+    stored = array.astype(("<u4", "<f2", "<f4")[number])
+    length = 8 + len(names) * stored[0].nbytes
+    start = len(header) + 1 + 8 * height
+    offsets = struct.pack(f"<{height}Q", *range(start, start + height * length, length))
+    rows = (struct.pack("<ii", y, length - 8) + row.tobytes() * len(names) for y, row in enumerate(stored))
+    return header + b"\0" + offsets + b"".join(rows)
+
+
+def _opencv_exr(array: np.ndarray) -> bytes:
+    os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
+    return _opencv(".exr", array)
+
+
 def _animation(kind: str) -> bytes:
     file = io.BytesIO()
     frames = [Image.fromarray(np.roll(_picture(), 5 * shift, axis=1)) for shift in range(3)]
@@ -108,11 +155,19 @@ def sound_files() -> dict[str, list[bytes]]:
         "Sun raster": [_opencv(".ras", rgba[..., :3])],
         "NumPy": [_npy(real), _npy(grey), _npy(np.asfortranarray(wide[..., 0]))],
         "PFM": [b"Pf\n40 32\n-1.0\n" + real.tobytes(), b"PF\n8 5\n1.0\n" + real.tobytes()[:480]],
+        "HDF5": [_hdf5(real), _hdf5(grey), _hdf5(real, chunks=(8, 8), compression="gzip", fletcher32=True)],
+        "OpenEXR": [exr("Y", real), exr("RGB", real, 1), exr("Z", real), _opencv_exr(real)],
         "dpt": [b"PIEH" + struct.pack("<II", 40, 32) + real.tobytes()],
     }
 
 
-READERS = {"NumPy": (util.read_truth,), "PFM": (util.read_truth, util.read_pfm), "dpt": (util.read_dpt,)}
+READERS = {
+    "NumPy": (util.read_truth,),
+    "HDF5": (util.read_truth,),
+    "OpenEXR": (util.read_truth, util.read_image),
+    "PFM": (util.read_truth, util.read_pfm),
+    "dpt": (util.read_dpt,),
+}
 
 
 def feed(kind: str, count: int, path: Path) -> tuple[int, int, float]:

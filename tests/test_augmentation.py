@@ -8,6 +8,7 @@ from src.utils.augmentation import Augmentation, View
 from src.utils.loadImgDepth import Batches, LoadImagesDepth, create_dataset
 from src.utils.mixdata import Pair, list_pairs
 from src.utils.order import SampleOrder
+from src.utils.truth import Truth
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VISITS = [(number, turn) for number in range(20) for turn in range(20)]
@@ -75,7 +76,7 @@ def coordinates(tmp_path_factory):
     truth[10, 10] = 65535
     truth[80:] = 65535
     write_image(folder / "d.png", truth.astype(np.uint16))
-    return Pair("A", "1", str(folder / "i.png"), str(folder / "d.png"), "inverse_depth", 65535)
+    return Pair("A", "1", str(folder / "i.png"), str(folder / "d.png"), Truth("inverse_depth", 65535))
 
 
 def test_image_target_and_mask_show_the_same_part(coordinates):

@@ -15,6 +15,7 @@ import pytest
 from preprocess.check_data import main, spread_sample
 from src.util import read_gray, write_dpt, write_png16
 from src.utils.mixdata import Pair, check_pairs, list_pairs, warnings_of
+from src.utils.truth import Truth
 
 SCRIPT = Path(__file__).resolve().parents[1] / "preprocess" / "check_data.py"
 
@@ -178,9 +179,47 @@ def test_real_data_gives_no_false_alarm(realdata, tmp_path, images, depths, tabl
     assert warnings_of(pairs, checked) == []
     assert all(one.upright for one in checked.statistics)
     if images.startswith("/Kitti"):  # "kind" forgotten; of TUM two pictures are too few to say
-        pairs = [replace(pair, kind="inverse_depth", invalid=0) for pair in pairs]
+        pairs = [replace(pair, truth=Truth("inverse_depth", 0)) for pair in pairs]
         (line,) = warnings_of(pairs, check_pairs(pairs, 2))
         assert line.endswith('probably "kind": {"X": "depth"}')
+
+
+def test_a_mixture_of_another_list(tmp_path, capsys):
+    write_training(tmp_path, count=3)
+    for number in range(6):
+        depth = np.repeat(np.arange(3000, 0, -100, dtype=np.uint16)[:, None], 40, axis=1)
+        depth[:3] = 0
+        write_image(tmp_path / f"phone/i/{number}.png", np.full((30, 40, 3), 99, np.uint8))
+        write_image(tmp_path / f"phone/d/{number}.png", depth)
+    tables = {
+        "img": {"RW": "/ReDWeb_V1/Imgs/*", "phone": "/phone/i/*"},
+        "depth": {"RW": "/ReDWeb_V1/RDs/*", "phone": "/phone/d/*"},
+        "kind": {"phone": "depth"},
+        "sky": {"phone": 0},
+        "scale": {"phone": 0.001},
+    }
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(tables))
+    (tmp_path / "mixdata.json").unlink()
+    assert main([str(tmp_path), "--mixdata", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "training  ready    9 pairs, 9 read"
+    assert lines[1].startswith(
+        "    RW: 3 pairs, 8 bit, 0..58, 100 % valid, inverse_depth; the lower part is nearer in 3"
+    )
+    assert lines[2].startswith(
+        "    phone: 6 pairs, 16 bit, 0.1..2.7 after scaling by 0.001, 100 % valid (10 % sky), depth"
+    )
+    assert (
+        lines[3]
+        == "    mixture: 2 sets of equal shares; an epoch of 9 images goes through RW 1.5 times, phone 0.75 times"
+    )
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path), "--mixdata", "gone.json"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr == "error: --mixdata gone.json: expected a list of training sets, found no such file\n"
 
 
 def test_names_that_are_not_text(tmp_path):

@@ -60,7 +60,7 @@ def mean_target(truths, size):
 def compare(data, prediction_folder):
     """Returns name -> aligned RMSE of (prediction, constant, vertical ramp, mean target)."""
     pairs, _ = list_pairs(data, data / "mixdata.json")
-    truths = {pair.name: inverse_depth_of(read_truth(pair.depth_path), pair.kind, pair.invalid) for pair in pairs}
+    truths = {pair.name: inverse_depth_of(read_truth(pair.depth_path), pair.truth) for pair in pairs}
     table = {}
     for name, (target, valid) in truths.items():
         height, width = target.shape

@@ -22,6 +22,7 @@ from src.common.errors import DataError
 from src.utils.loadImgDepth import Batches, LoadImagesDepth, create_dataset
 from src.utils.mixdata import Pair, check_pairs, list_pairs
 from src.utils.order import SampleOrder
+from src.utils.truth import Truth
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -62,7 +63,7 @@ def test_range_is_that_of_the_whole_image(tmp_path, kind, expected):
     truth[7] = 9000  # none
     write_image(tmp_path / "i/1.png", np.zeros((8, 8, 3), np.uint8))
     write_image(tmp_path / "d/1.png", truth)
-    pair = Pair("A", "1", str(tmp_path / "i/1.png"), str(tmp_path / "d/1.png"), kind, 9000)
+    pair = Pair("A", "1", str(tmp_path / "i/1.png"), str(tmp_path / "d/1.png"), Truth(kind, 9000))
     _, target, mask = LoadImagesDepth([pair], 4, 4, MEAN, STD, ensure_multiple_of=4)[0]
     np.testing.assert_array_equal(target, np.repeat([expected], 2, axis=1).repeat(4, axis=0))
     assert mask.all()

@@ -232,7 +232,7 @@ def test_training_target_is_inverse_depth(tmp_path, monkeypatch):
     make_sample(tmp_path, train=2, eval_count=0, seed=3, size=SIZE)
     pairs, _ = list_pairs(tmp_path, tmp_path / "mixdata.json")
     for pair, depth in zip(pairs, depths):
-        target, valid = inverse_depth_of(read_gray(pair.depth_path), pair.kind, pair.invalid)
+        target, valid = inverse_depth_of(read_gray(pair.depth_path), pair.truth)
         inverse = 1 / depth[valid]
         expected = np.interp(inverse, (inverse.min(), inverse.max()), (1, 255))
         np.testing.assert_allclose(target[valid], expected, rtol=0, atol=0.51)  # half a unit and float32

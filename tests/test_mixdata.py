@@ -1,5 +1,6 @@
 """What mixdata.json lists: pairs, their checks, and what is said of those that are bad."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -16,6 +17,7 @@ from src.utils.loadImgDepth import LoadImagesDepth
 from src.utils.mixdata import (
     Pair,
     check_pairs,
+    describe_mixture,
     describe_sets,
     find_files,
     good_pairs,
@@ -25,6 +27,7 @@ from src.utils.mixdata import (
     verdicts_path,
     warnings_of,
 )
+from src.utils.truth import Truth
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,8 +46,7 @@ def test_pairs_are_sorted_and_matched_by_stem(two_sets):
             name=f"{i}.x",
             image_path=f"{root}/{name}/Imgs/{i}.x{suffix}",
             depth_path=f"{root}/{name}/RDs/{i}.x.png",
-            kind=kind,
-            invalid=invalid,
+            truth=Truth(kind, invalid),
         )
         for name, suffix, kind, invalid in (("A", ".jpg", "inverse_depth", None), ("B", ".PNG", "depth", 0))
         for i in range(3)
@@ -116,14 +118,136 @@ def test_missing_mixdata_and_empty_globs_are_refused(two_sets, tmp_path):
 
 
 def test_shipped_mixdata_says_what_redweb_is():
-    expected = ("RW", "/ReDWeb_V1/Imgs/*", "/ReDWeb_V1/RDs/*", "negative_disparity", 255)
+    expected = ("RW", "/ReDWeb_V1/Imgs/*", "/ReDWeb_V1/RDs/*", Truth("negative_disparity", 255), None, None)
     assert read_mixdata(ROOT / "data/mixdata.json") == [expected]
 
 
 def test_invalid_may_be_any_finite_number(tmp_path):
     for value in (-1, 0, 65536, -3.4028234663852886e38, 0.5):
         tables = {"img": {"A": "/A/*"}, "depth": {"A": "/A/*"}, "invalid": {"A": value}}
-        assert read_mixdata(write_mixdata(tmp_path, tables))[0].invalid == value
+        assert read_mixdata(write_mixdata(tmp_path, tables))[0].truth.invalid == value
+
+
+GLOBS = {"img": {"A": "/i/*"}, "depth": {"A": "/d/*"}}
+
+
+def test_tables_of_a_set(tmp_path):
+    depth = {**GLOBS, "kind": {"A": "depth"}, "sky": {"A": 0}, "mask": {"A": "/m/*"}}
+    depth = {**depth, "scale": {"A": 0.001}, "max_depth": {"A": 80}}
+    (found,) = read_mixdata(write_mixdata(tmp_path, depth))
+    assert found == ("A", "/i/*", "/d/*", Truth("depth", None, 0, 0.001, 80), "/m/*", None)
+    (found,) = read_mixdata(write_mixdata(tmp_path, {**GLOBS, "invalid": {"A": 0}, "sky": {"A": "/s/*"}}))
+    assert found == ("A", "/i/*", "/d/*", Truth("inverse_depth", 0), None, "/s/*")
+    (found,) = read_mixdata(write_mixdata(tmp_path, json.dumps({**GLOBS, "sky": {"A": float("inf")}})))
+    assert found.truth.sky == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("tables", "text"),
+    [
+        ({"sky": {"A": "sky/*"}}, '"sky"."A": expected a number or a glob that starts with "/", found \'sky/*\''),
+        ({"sky": {"A": None}}, '"sky"."A": expected a number or a glob that starts with "/", found None'),
+        ({"sky": {"A": float("nan")}}, '"sky"."A": expected a number or a glob that starts with "/", found nan'),
+        ({"sky": {"A": 7}, "invalid": {"A": 7.0}}, 'expected another value than "invalid"."A", found the same, 7'),
+        ({"sky": {"A": "/m/*"}, "mask": {"A": "/m/*"}}, 'expected other files than "mask"."A", found the same glob'),
+        ({"mask": {"A": 0}}, '"mask"."A": expected a glob that starts with "/", found 0'),
+        ({"scale": {"A": 0}}, '"scale"."A": expected a finite number above 0, found 0'),
+        ({"scale": {"A": True}}, '"scale"."A": expected a finite number above 0, found True'),
+        ({"scale": {"A": float("inf")}}, '"scale"."A": expected a finite number above 0, found inf'),
+        (
+            {"max_depth": {"A": -1}, "kind": {"A": "depth"}},
+            '"max_depth"."A": expected a finite number above 0, found -1',
+        ),
+        ({"max_depth": {"A": 80}}, '"max_depth"."A": expected "kind"."A": "depth" beside it, found "inverse_depth"'),
+        ({"max_depths": {"A": 80}}, 'unknown key "max_depths"; expected "img", "depth", "kind", "invalid", "sky"'),
+        ({"scale": {"B": 2}}, '"img"."B": expected a glob that starts with "/", found None'),
+    ],
+)
+def test_entries_that_are_wrong_or_contradict_each_other(tmp_path, tables, text):
+    path = write_mixdata(tmp_path, json.dumps({**GLOBS, **tables}))
+    with pytest.raises(DataError) as caught:
+        read_mixdata(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert text in str(caught.value)
+
+
+def write_masked_set(root, count=2):
+    """Pairs with masks of half their size. Ground truth is 1000 .. 1700 from left to right, 8 x 4; the mask leaves the
+    upper half out, the mask of the sky has the left quarter."""
+    for number in range(count):
+        write_image(root / f"i/{number}.png", np.zeros((4, 8, 3), np.uint8))
+        write_image(root / f"d/{number}.png", np.tile(np.arange(1000, 1800, 100, dtype=np.uint16), (4, 1)))
+        write_image(root / f"m/{number}_mask.png", np.repeat(np.uint8([[0], [1]]), 4, axis=1))
+        write_image(root / f"s/{number}.png", np.repeat(np.uint8([[255, 0, 0, 0]]), 2, axis=0))
+    tables = {**GLOBS, "kind": {"A": "depth"}, "mask": {"A": "/m/*_mask.png"}, "sky": {"A": "/s/*"}}
+    return write_mixdata(root, tables)
+
+
+def test_masks_are_paired_and_brought_to_the_size_of_the_ground_truth(tmp_path):
+    pairs, faults = list_pairs(tmp_path, write_masked_set(tmp_path))
+    assert faults == []
+    masks = [(pair.mask_path, pair.sky_path) for pair in pairs]
+    assert masks == [(f"{tmp_path}/m/{number}_mask.png", f"{tmp_path}/s/{number}.png") for number in range(2)]
+    for size in ((8, 4), (4, 2)):  # of the network's input
+        source = LoadImagesDepth(pairs, *size, [0.5] * 3, [0.5] * 3, ensure_multiple_of=1)
+        _, target, mask = source[0]
+        assert mask.tolist() == [[1] * (size[0] // 4) + [0] * (size[0] * 3 // 4)] * (size[1] // 2) + [[1] * size[0]] * (
+            size[1] // 2
+        )
+        lower = target[-1] / 255 * (1 / 1200)  # sky is 0, the nearest pixel, of 1200, is 255
+        expected = [0 if value < 1200 else 1 / value for value in range(1000, 1800, 800 // size[0])]
+        np.testing.assert_allclose(lower, expected, rtol=1e-5)
+    checked = check_pairs(pairs, 1)
+    (statistics,) = {*checked.statistics}
+    assert (statistics.low, statistics.high) == (1200, 1700)
+    assert (statistics.valid, statistics.sky) == (0.625, 0.25)
+
+
+def test_masks_without_a_single_partner_are_named(tmp_path):
+    mixdata = write_masked_set(tmp_path, count=4)
+    (tmp_path / "m/0_mask.png").unlink()
+    (tmp_path / "s/1.npy").touch()
+    for name in ("i/2.png", "d/2.png"):
+        (tmp_path / name).unlink()
+    pairs, faults = list_pairs(tmp_path, mixdata)
+    assert [pair.name for pair in pairs] == ["3"]
+    assert faults == [
+        f'{tmp_path}/i/0.png: no mask of "0" matches /m/*_mask.png',
+        f'{tmp_path}/i/1.png: ambiguous name "1", shared by {tmp_path}/d/1.png, {tmp_path}/m/1_mask.png,'
+        f" {tmp_path}/s/1.npy, {tmp_path}/s/1.png",
+        f'{tmp_path}/m/2_mask.png: no image of "2" matches /i/*',
+    ]
+    for path in (tmp_path / "s").iterdir():
+        path.unlink()
+    with expect_data_error("no file matches .*/s/"):
+        list_pairs(tmp_path, mixdata)
+
+
+def test_masks_are_checked_and_remembered(tmp_path):
+    pairs, _ = list_pairs(tmp_path, write_masked_set(tmp_path))
+    verdicts = tmp_path / "verdicts.json"
+    first = check_pairs(pairs, 1, verdicts)
+    assert (first.good, check_pairs(pairs, 1, verdicts)) == ([0, 1], first)
+    write_image(tmp_path / "m/0_mask.png", np.ones((4, 4), np.uint8))
+    (tmp_path / "s/1.png").write_bytes(b"none")
+    checked = check_pairs(pairs, 1, verdicts)
+    assert checked.good == []
+    assert checked.faults[0] == (
+        f"{tmp_path}/m/0_mask.png: expected the view of {tmp_path}/d/0.png (8 x 4), found another aspect ratio (4 x 4)"
+    )
+    assert checked.faults[1].startswith(f"{tmp_path}/s/1.png: expected an image, found 4 bytes")
+    otherwise = [replace(pair, truth=replace(pair.truth, max_depth=1400)) for pair in pairs]
+    write_masked_set(tmp_path)
+    assert {one.high for one in check_pairs(otherwise, 1, verdicts).statistics} == {1400}
+    assert {one.high for one in check_pairs(pairs, 1, verdicts).statistics} == {1700}
+
+
+def test_mixture_says_how_often_each_set_comes():
+    pairs = [*pairs_of("A", range(30)), *pairs_of("B", range(10))]
+    assert describe_mixture(pairs) == [
+        "mixture: 2 sets of equal shares; an epoch of 40 images goes through A 0.667 times, B 2 times"
+    ]
+    assert describe_mixture(pairs[:30]) == []
 
 
 def touch(root, *names):
@@ -297,10 +421,10 @@ def test_verdicts_spare_the_second_check(two_sets, tmp_path, monkeypatch):
     assert check_again(pairs) == first
     assert decoded == [pairs[0], pairs[1], pairs[3], pairs[5]]
 
-    otherwise = [replace(pair, kind="negative_disparity") for pair in pairs]
+    otherwise = [replace(pair, truth=replace(pair.truth, kind="negative_disparity")) for pair in pairs]
     assert check_again(otherwise).statistics != first.statistics
     assert decoded == otherwise
-    check_again([replace(pairs[2], invalid=7)])
+    check_again([replace(pairs[2], truth=replace(pairs[2].truth, invalid=7))])
     assert len(decoded) == 1
 
     check_again(pairs)
@@ -344,7 +468,7 @@ def test_sets_are_described_and_warned_of(two_sets):
     ]
     some = checked._replace(good=checked.good[2:4], statistics=checked.statistics[2:4])
     assert [line.split(",")[0] for line in describe_sets(pairs, some)] == ["A: 3 pairs (1 read)", "B: 3 pairs (1 read)"]
-    other = [replace(pair, kind="inverse_depth", invalid=0) for pair in pairs[3:]]
+    other = [replace(pair, truth=Truth("inverse_depth", 0)) for pair in pairs[3:]]
     assert warnings_of(other, check_pairs(other, 1)) == [
         'B: 16-bit values that look like depth, for example in millimetres; probably "kind": {"B": "depth"}'
     ]
@@ -404,7 +528,7 @@ def test_suffix_of_a_pattern_may_have_wildcards(tmp_path, pattern, expected):
 def test_mixdata_of_a_windows_editor(tmp_path):
     path = tmp_path / "mixdata.json"
     path.write_bytes('\ufeff{"img": {"A": "/a/*"},\r\n "depth": {"A": "/b/*"}}\r\n'.encode())
-    assert read_mixdata(path) == [("A", "/a/*", "/b/*", "inverse_depth", None)]
+    assert read_mixdata(path) == [("A", "/a/*", "/b/*", Truth("inverse_depth"), None, None)]
 
 
 def pairs_of(dataset, numbers):

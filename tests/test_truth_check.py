@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from src.utils.truth_check import TruthStatistics, describe_set, lower_is_nearer, measure_truth, warnings_of_set
+from src.utils.truth import BY_MASK_MISSING, BY_VALUE, Truth
+from src.utils.truth_check import (
+    TruthStatistics,
+    describe_set,
+    lower_is_nearer,
+    measure_truth,
+    option_entry,
+    warnings_of_set,
+)
 
 RAMP = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[:, None], 80, axis=1)  # 60 x 80; 0 in the first row, 236 last
 
@@ -16,13 +24,44 @@ def test_figures_of_one_ground_truth():
     stored = RAMP.copy()
     stored[:, :8] = 255  # a tenth
     share = 0.9 / 60  # of each row, and so of the zeros
-    assert measure_truth(stored, "inverse_depth", 255) == ("uint8", 0, 236, 0.9, pytest.approx(share), 0.1, None, True)
-    assert measure_truth(stored, "negative_disparity", 255).upright is False
-    as_depth = measure_truth(stored.astype(np.uint16) * 10, "depth", 2550)
-    assert as_depth == ("uint16", 40, 2360, pytest.approx(0.9 - share), pytest.approx(share), 0, 1, False)
-    as_float = measure_truth(np.where(stored == 255, np.nan, stored).astype(np.float32), "inverse_depth", None)
-    assert as_float == ("float32", 0, 236, 0.9, pytest.approx(share), 0, 1, True)
-    assert measure_truth(np.zeros((9, 9), np.uint16), "depth", None) == ("uint16", None, None, 0, 1, 0, None, None)
+    as_inverse_depth = measure_truth(stored, Truth("inverse_depth", 255))
+    assert as_inverse_depth == ("uint8", 0, 236, 0.9, pytest.approx(share), 0.1, None, True, 0)
+    assert measure_truth(stored, Truth("negative_disparity", 255)).upright is False
+    as_depth = measure_truth(stored.astype(np.uint16) * 10, Truth("depth", 2550))
+    assert as_depth == ("uint16", 40, 2360, pytest.approx(0.9 - share), pytest.approx(share), 0, 1, False, 0)
+    as_float = measure_truth(np.where(stored == 255, np.nan, stored).astype(np.float32), Truth("inverse_depth"))
+    assert as_float == ("float32", 0, 236, 0.9, pytest.approx(share), 0, 1, True, 0)
+    assert measure_truth(np.zeros((9, 9), np.uint16), Truth("depth")) == ("uint16", None, None, 0, 1, 0, None, None, 0)
+
+
+@pytest.mark.parametrize("kind", ["inverse_depth", "negative_disparity", "depth"])
+def test_figures_leave_sky_and_masks_out(kind):
+    stored = np.tile(np.linspace(1000, 1100, 80).astype(np.uint16), (60, 1))
+    stored[:15] = 65535  # sky
+    stored[15:18] = 0  # which a mask leaves out
+    marks = np.full(stored.shape, BY_VALUE, np.uint8)
+    marks[15:18] = BY_MASK_MISSING
+    found = measure_truth(stored, Truth(kind, sky=65535), marks)
+    assert (found.low, found.high, found.valid, found.sky) == (1000, 1100, 0.95, 0.25)
+    assert (found.zeros, found.tops, found.span) == (0, 0, pytest.approx(1, abs=0.02))  # of what is measured
+    assert found.upright is True  # sky is far
+    line = describe_set("A", Truth(kind, sky=65535, scale=0.01), 1, [found])
+    assert line.startswith(f"A: 1 pairs, 16 bit, 10..11 after scaling by 0.01, 95 % valid (25 % sky), {kind}; ")
+    assert warnings_of_set("A", Truth(kind, sky=65535), [found], knows_sky=True)[1:] == []
+    without = measure_truth(stored[20:], Truth(kind, sky=65535))
+    assert warnings_of_set("A", Truth(kind, sky=65535), [without] * 3, knows_sky=True)[-1] == (
+        'A: no pixel of 3 pictures is sky, by "sky": {"A": 65535}'
+    )
+    assert warnings_of_set("A", Truth(kind), [without], knows_sky=True)[-1] == (
+        "A: no pixel of 1 pictures is sky, by its masks"
+    )
+
+
+def test_settings_of_two_folders_are_options():
+    (line,) = warnings_of_set("images", Truth(), [figures(upright=False)] * 5, entry=option_entry)
+    assert line.endswith("; probably --train_kind negative_disparity")
+    (line,) = warnings_of_set("images", Truth(), [figures(zeros=0.2)] * 5, entry=option_entry)
+    assert line.endswith("; if that means no ground truth: --train_invalid 0")
 
 
 def test_orientation_is_undecided_where_it_cannot_be_told():
@@ -50,22 +89,22 @@ def test_orientation_is_undecided_where_it_cannot_be_told():
 
 def test_summary_of_a_set():
     read = [figures(valid=0.9), figures(low=3, valid=0.92, upright=False), figures(low=None, high=None, upright=None)]
-    assert describe_set("RW", "negative_disparity", 3, read) == (
+    assert describe_set("RW", Truth("negative_disparity"), 3, read) == (
         "RW: 3 pairs, 8 bit, 0..254, 90.7 % valid, negative_disparity; the lower part is nearer in 1 of 2 pictures"
     )
     mixed = [figures("uint16", 300, 9000, upright=None), figures("float32", 0.25, 80, upright=None)]
     unknown = "; no picture tells which part is nearer"
-    assert describe_set("P", "depth", 9, mixed) == (
+    assert describe_set("P", Truth("depth"), 9, mixed) == (
         f"P: 9 pairs (2 read), 16 bit and float, 0.25..9000, 90 % valid, depth{unknown}"
     )
-    assert describe_set("P", "depth", 9, [figures(low=None, high=None, valid=0, upright=None)]) == (
+    assert describe_set("P", Truth("depth"), 9, [figures(low=None, high=None, valid=0, upright=None)]) == (
         f"P: 9 pairs (1 read), 8 bit, no value, 0 % valid, depth{unknown}"
     )
-    assert describe_set("P", "depth", 2, []) == "P: 2 pairs (0 read)"
+    assert describe_set("P", Truth("depth"), 2, []) == "P: 2 pairs (0 read)"
 
 
 def warned(kind, invalid, *read):
-    return warnings_of_set("A", kind, invalid, list(read))
+    return warnings_of_set("A", Truth(kind, invalid), list(read))
 
 
 @pytest.mark.parametrize(
@@ -138,19 +177,19 @@ def test_hardly_a_valid_pixel():
 def test_stray_readings_flatten_the_target():
     """Depths of 1 to 3 m, and four pixels of 4800 at 1 cm: of 1/depth 0.33..100, all others take 0.33..1."""
     depth = np.tile(np.linspace(1000, 3000, 80).astype(np.uint16), (60, 1))
-    sound = measure_truth(depth, "depth", None)
+    sound = measure_truth(depth, Truth("depth"))
     assert sound.span == pytest.approx(1, abs=0.01)
     depth[30, 40:44] = 10
-    stray = measure_truth(depth, "depth", None)
+    stray = measure_truth(depth, Truth("depth"))
     assert stray.span == pytest.approx((1 - 1 / 3) / (100 - 1 / 3), rel=0.01)
-    assert warnings_of_set("A", "depth", None, [sound] * 10 + [stray]) == []  # one picture of eleven
-    (warning,) = warnings_of_set("A", "depth", None, [sound] * 8 + [stray])
+    assert warnings_of_set("A", Truth("depth"), [sound] * 10 + [stray]) == []  # one picture of eleven
+    (warning,) = warnings_of_set("A", Truth("depth"), [sound] * 8 + [stray])
     assert warning.startswith("A: in 1 of 9 pictures a few stray values span most of the inverse depth")
 
 
 def test_value_that_no_pixel_can_hold():
     for invalid in (-1, 256, 0.5):
-        (warning,) = warnings_of_set("A", "inverse_depth", invalid, [figures()])
+        (warning,) = warnings_of_set("A", Truth("inverse_depth", invalid), [figures()])
         assert warning == f'A: no pixel can hold "invalid": {{"A": {invalid}}}: they are whole, 0..255'
-    assert warnings_of_set("A", "inverse_depth", -1, [figures(dtype="float32", span=1)]) == []
-    assert warnings_of_set("A", "inverse_depth", 255, [figures()]) == []
+    assert warnings_of_set("A", Truth("inverse_depth", -1), [figures(dtype="float32", span=1)]) == []
+    assert warnings_of_set("A", Truth("inverse_depth", 255), [figures()]) == []

@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
+from mutated_images import exr
 from PIL import Image, ImageOps
 
 from src import util
@@ -804,6 +806,103 @@ def test_read_truth_refuses(tmp_path, data, message):
     path = tmp_path / "a.npy"
     path.write_bytes(data)
     assert message in fault(util.read_truth, path)
+
+
+# HDF5 and OpenEXR
+
+
+def hdf5_bytes(**arrays):
+    file = io.BytesIO()
+    with h5py.File(file, "w") as writer:
+        for name, array in arrays.items():
+            writer[name] = array
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (np.float32([[0, 1.5, np.inf]]), [[0, 1.5, np.inf]]),
+        (np.float64([[0, 1e300, np.nan]]), [[0, np.inf, np.nan]]),
+        (np.float16([[0, 1.5, 2]]), [[0, 1.5, 2]]),
+        (np.int32([[0, 70000, 2]]), [[0, 70000, 2]]),
+        (np.uint16([[0, 65535, 2]]), [[0, 65535, 2]]),
+        (np.float32([[-1, 2, 0]]), [[np.nan] * 3]),  # MegaDepth's mark of order, not depth
+        (np.float32([[np.nan, 2, -1e-9]]), [[np.nan] * 3]),
+        (np.int16([[5, 2, -2]]), [[np.nan] * 3]),
+    ],
+)
+def test_read_truth_of_hdf5(tmp_path, stored, expected):
+    path = tmp_path / "a.h5"
+    path.write_bytes(hdf5_bytes(depth=stored, other=np.zeros(3)))
+    read = util.read_truth(path)
+    assert read.dtype == (np.uint16 if stored.dtype == np.uint16 else np.float32)
+    np.testing.assert_array_equal(read, np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (hdf5_bytes(depths=np.ones((2, 3)), rgb=np.ones(3)), "the array /depth, found /depths, /rgb"),
+        (hdf5_bytes(), "the array /depth, found nothing"),
+        (hdf5_bytes(**{"depth/a": np.ones((2, 3))}), "the array /depth, found /depth"),
+        (hdf5_bytes(depth=np.ones((2, 3, 1))), "expected numbers (H, W) in /depth, found float64 (2, 3, 1)"),
+        (hdf5_bytes(depth=7.0), "expected numbers (H, W) in /depth, found float64 ()"),
+        (hdf5_bytes(depth=np.ones((0, 3))), "expected numbers (H, W) in /depth, found float64 (0, 3)"),
+        (hdf5_bytes(depth=np.ones((2, 3), complex)), "expected numbers (H, W) in /depth, found complex128 (2, 3)"),
+        (hdf5_bytes(depth=np.ones((2, 3)))[:-9], "bytes: truncated or damaged"),
+        (hdf5_bytes(depth=np.ones((2, 3)))[:20], "found 20 bytes: truncated or damaged"),
+    ],
+)
+def test_read_truth_refuses_hdf5(tmp_path, data, message):
+    path = tmp_path / "a.h5"
+    path.write_bytes(data)
+    assert message in fault(util.read_truth, path)
+
+
+@pytest.mark.parametrize("channels", ["Y", "Z", "V", "RGB", "RGBA"])
+@pytest.mark.parametrize(("number", "dtype"), [(1, np.float16), (2, np.float32)])
+def test_read_truth_of_openexr(tmp_path, channels, number, dtype):
+    stored = np.array([[0.1, 2, np.inf], [np.nan, -4, 1e3]], dtype)
+    path = tmp_path / "a.exr"
+    path.write_bytes(exr(channels, stored, number))
+    read = util.read_truth(path)
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, stored.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (exr("Y", np.ones((2, 3)), number=0), "an OpenEXR file of integers or sub-sampled values (channel Y), which"),
+        (exr("RG", np.ones((2, 3))), "an OpenEXR file of the channels G, R, which nothing here reads; convert it to a"),
+        (exr("YA", np.ones((2, 3))), "of the channels A, Y, which"),
+        (exr("RGBZ", np.ones((2, 3))), "of the channels B, G, R, Z, which"),
+        (exr("Y", np.ones((2, 3)), flags=0x1000), "of several parts or depths, which"),
+        (exr("Y", np.ones((2, 3)))[:-1], "a truncated or damaged OpenEXR file"),
+        (exr("Y", np.ones((2, 3)))[:50], "a truncated or damaged OpenEXR file of 50 bytes"),
+    ],
+)
+def test_read_truth_refuses_openexr(tmp_path, data, message):
+    path = tmp_path / "a.exr"
+    path.write_bytes(data)
+    assert message in fault(util.read_truth, path)
+
+
+def test_openexr_switched_off_and_channels_that_differ(tmp_path):
+    """In a process of its own: OpenCV looks at the switch once."""
+    path = tmp_path / "a.exr"
+    path.write_bytes(exr("Y", np.ones((2, 3))))
+    code = "import sys; from src.util import read_truth; print(read_truth(sys.argv[1]))"
+    run = [sys.executable, "-c", code, path]
+    for value, expected in (("0", "of the kind that OPENCV_IO_ENABLE_OPENEXR=0 switches off"), ("1", "[[1. 1. 1.]")):
+        environment = {**os.environ, "OPENCV_IO_ENABLE_OPENEXR": value}
+        result = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert expected in result.stdout + result.stderr
+    assert "expected 8 or 16 bits per channel, found float32" in fault(util.read_image, path)
+    bgr = np.float32([[[1, 1, 2]]])
+    path.write_bytes(cv2.imencode(".exr", bgr)[1].tobytes())
+    assert "expected one grey channel, found 3 different channels" in fault(util.read_truth, path)
 
 
 # Portable float maps

@@ -14,12 +14,12 @@ from typing import Any, Optional
 import numpy as np
 
 from src.common.errors import DataError, end_at_once
-from src.util import read_image, read_truth
+from src.util import read_image
 from src.utils.augmentation import Augmentation, View
-from src.utils.mixdata import Pair
+from src.utils.mixdata import Pair, read_ground_truth
 from src.utils.order import SampleOrder
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize, use_one_opencv_thread
-from src.utils.truth import inverse_depth_of, inverse_depth_range
+from src.utils.truth import TOP, inverse_depth_of, inverse_depth_range
 
 COLUMNS = ("image", "target", "mask")
 _TICK_S = 0.02  # between two looks at the loaders
@@ -37,6 +37,7 @@ class LoadImagesDepth:
         mean: RGB mean, on the scale 0..1.
         std: RGB standard deviation, on the scale 0..1.
         ensure_multiple_of: Sides are made multiples of this.
+        target_range: Targets span 0..1, or 0..255 where 8-bit values keep their units, see ``truth.inverse_depth_of``.
         augmentation: Which view of a sample ``load`` returns; by default the whole of it, as it is.
     """
 
@@ -48,9 +49,11 @@ class LoadImagesDepth:
         mean: Sequence[float],
         std: Sequence[float],
         ensure_multiple_of: int = 32,
+        target_range: int = TOP,
         augmentation: Optional[Augmentation] = None,
     ):
         self.pairs = list(pairs)
+        self._top = target_range
         self._augmentation = augmentation
         self._resize = Resize(width, height, ensure_multiple_of=ensure_multiple_of)
         width, height = self._resize.get_size(width, height)  # rounded to multiples
@@ -69,8 +72,9 @@ class LoadImagesDepth:
         """Loads a sample as it is. The pixels of picture and ground truth are those stored: they belong together.
 
         Returns:
-            image, float32 (3, H, W), normalised RGB; target, float32 (H, W), inverse depth 0..255, larger is nearer
-            (see ``truth.inverse_depth_of``); mask, float32 (H, W), 1 where there is ground truth and 0 elsewhere.
+            image, float32 (3, H, W), normalised RGB; target, float32 (H, W), inverse depth from 0 to the target range,
+            larger is nearer (see ``truth.inverse_depth_of``); mask, float32 (H, W), 1 where there is ground truth and
+            0 elsewhere.
 
         Raises:
             DataError: A file cannot be read.
@@ -90,16 +94,20 @@ class LoadImagesDepth:
         return self._load(self.pairs[number], self._augmentation.view(number, turn) if self._augmentation else View())
 
     def _load(self, pair: Pair, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        stored = read_truth(pair.depth_path)
-        limits = inverse_depth_range(stored, pair.kind, pair.invalid)
+        stored, marks = read_ground_truth(pair)
+        limits = inverse_depth_range(stored, pair.truth, marks, self._top)
         image = read_image(pair.image_path, exif_rotation=False)
-        sample = {"image": image, "depth": stored}
+        sample = (
+            {"image": image, "depth": stored} if marks is None else {"image": image, "depth": stored, "mask": marks}
+        )
         sample = {key: view.crop(part, self._aspect, image.shape[:2]) for key, part in sample.items()}
         sample = self._resize(sample)
         # Only what has been resized is mirrored: nearest neighbour takes other pixels from a mirrored image.
         sample = {key: view.mirror(part) for key, part in sample.items()}
         # It picks pixels and mixes none, so the smaller image may as well be the one that is converted.
-        sample["depth"], sample["mask"] = inverse_depth_of(sample["depth"], pair.kind, pair.invalid, limits)
+        sample["depth"], sample["mask"] = inverse_depth_of(
+            sample["depth"], pair.truth, limits, sample.get("mask"), self._top
+        )
         sample = self._prepare(self._normalize(sample))
         return sample["image"], sample["depth"], sample["mask"]
 

@@ -9,9 +9,16 @@ A ``mixdata.json`` names the training sets by globs under a data root::
         "invalid": {"RW": 255}
     }
 
-Image and ground truth belong together when the wildcards of the two globs stand for the same (``find_files``). ``kind``
-says what the ground truth is (``truth.py``), by default ``inverse_depth``. ``invalid`` names the value that means "no
-ground truth"; without it every finite value counts, and of ``depth`` every one above 0.
+Image and ground truth belong together when the wildcards of the two globs stand for the same (``find_files``). Further
+tables are optional, and so is each set in them (``truth.py`` says what becomes of the values):
+
+* ``kind``: what the ground truth is, by default ``inverse_depth``;
+* ``invalid``: the value that means "no ground truth"; without it every finite value counts, and of ``depth`` every one
+  above 0;
+* ``sky``: the value that means sky; or a glob of masks, files in which every pixel that is not 0 is sky;
+* ``mask``: a glob of masks in which every pixel that is not 0 has ground truth;
+* ``scale``: what a stored value is to be multiplied by for the unit of the set, such as metres;
+* ``max_depth``: in that unit; depth beyond it is missing.
 """
 
 import contextlib
@@ -21,12 +28,13 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
+import cv2
 import numpy as np
 
 from src.common.ahead import thread_pool
@@ -34,14 +42,25 @@ from src.common.atomic import write_text
 from src.common.errors import DataError
 from src.common.progress import Progress
 from src.util import PathLike, read_image, read_orientation, read_truth, size_and_time
+from src.utils.folders import IMAGE_SUFFIXES, TRUTH_SUFFIXES, is_truth, match_names
 from src.utils.transforms import use_one_opencv_thread
-from src.utils.truth import INVERSE_DEPTH, KINDS, Invalid
-from src.utils.truth_check import TruthStatistics, describe_set, measure_truth, warnings_of_set
+from src.utils.truth import BY_MASK_MISSING, BY_MASK_SKY, BY_VALUE, DEPTH, KINDS, PLAIN, Number, Truth
+from src.utils.truth_check import (
+    TruthStatistics,
+    describe_set,
+    measure_truth,
+    mixdata_entry,
+    option_entry,
+    warnings_of_set,
+)
 
+_TABLES = ("img", "depth", "kind", "invalid", "sky", "mask", "scale", "max_depth")
+FOLDERS_SET = "images"  # name of the set that two folders make
 _MAX_ASPECT_CHANGE = 1.1  # between an image and its ground truth; a forgotten rotation is far above, a crop below
+_ROLES = ("image", "ground truth", "mask", "mask of the sky")  # of the files of a sample
 _WILDCARD = re.compile(r"\*|\?|\[!?\]?[^]]*\]")  # of a glob, within one component
 _VERDICTS_FOLDER = Path(__file__).resolve().parents[2] / "output" / "checked_data"
-_VERDICTS_VERSION = 2  # raise it when the statistics or what counts as a fault change
+_VERDICTS_VERSION = 3  # raise it when the statistics or what counts as a fault change
 
 
 @dataclass(frozen=True)
@@ -53,26 +72,29 @@ class Pair:
         name: What the wildcards of the globs stand for: tells the pairs of a set apart.
         image_path: The picture.
         depth_path: Its ground truth, a file that ``src.util.read_truth`` reads.
-        kind: What the ground truth is, one of ``truth.KINDS``.
-        invalid: The value of the ground truth that means "missing", if there is one.
+        truth: What its values mean.
+        mask_path: A file that is not 0 where there is ground truth, if there is one.
+        sky_path: A file that is not 0 where there is sky, if there is one.
     """
 
     dataset: str
     name: str
     image_path: str
     depth_path: str
-    kind: str = INVERSE_DEPTH
-    invalid: Invalid = None
+    truth: Truth = PLAIN
+    mask_path: Optional[str] = None
+    sky_path: Optional[str] = None
 
 
 class TrainingSet(NamedTuple):
-    """A set that mixdata.json lists: globs under the data root, kind of ground truth, value that means "missing"."""
+    """A set that mixdata.json lists: globs under the data root, and what the values of the ground truth mean."""
 
     name: str
     images: str
     depths: str
-    kind: str
-    invalid: Invalid
+    truth: Truth = PLAIN
+    masks: Optional[str] = None
+    skies: Optional[str] = None
 
 
 class CheckedPairs(NamedTuple):
@@ -102,35 +124,69 @@ def read_mixdata(mixdata_path: PathLike) -> list[TrainingSet]:
     except ValueError as error:
         raise DataError(f"{mixdata_path}: expected JSON: {error}") from error
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-        raise DataError(
-            f'{mixdata_path}: expected an object of the tables "img", "depth" and optionally "kind" and "invalid"'
-        )
-    unknown = sorted(set(tables) - {"img", "depth", "kind", "invalid"})
+        optional = ", ".join(f'"{key}"' for key in _TABLES[2:])
+        raise DataError(f'{mixdata_path}: expected an object of the tables "img", "depth" and optionally {optional}')
+    unknown = sorted(set(tables) - set(_TABLES))
     if unknown:
-        raise DataError(f'{mixdata_path}: unknown key "{unknown[0]}"; expected "img", "depth", "kind", "invalid"')
-    images, depths, kinds, invalid = (tables.get(key, {}) for key in ("img", "depth", "kind", "invalid"))
-
-    def check(is_right: bool, key: str, name: str, expected: str, found: object) -> None:
-        if not is_right:
-            raise DataError(f'{mixdata_path}: "{key}"."{name}": expected {expected}, found {found!r}')
-
-    sets = []
-    for name in sorted({*images, *depths, *kinds, *invalid}):
-        for key, table in (("img", images), ("depth", depths)):
-            is_glob = isinstance(table.get(name), str) and table[name].startswith("/")
-            check(is_glob, key, name, 'a glob that starts with "/"', table.get(name))
-        kind, value = kinds.get(name, INVERSE_DEPTH), invalid.get(name)
-        check(kind in KINDS, "kind", name, f"one of {', '.join(KINDS)}", kind)
-        check(name not in invalid or _is_float32(value), "invalid", name, "a finite number", value)
-        sets.append(TrainingSet(name, images[name], depths[name], kind, value))
+        expected = ", ".join(f'"{key}"' for key in _TABLES)
+        raise DataError(f'{mixdata_path}: unknown key "{unknown[0]}"; expected {expected}')
+    try:
+        sets = [_read_set(tables, name) for name in sorted({name for table in tables.values() for name in table})]
+    except ValueError as error:
+        raise DataError(f"{mixdata_path}: {error}") from error
     if not sets:
         raise DataError(f'{mixdata_path}: "img" and "depth" name no set; expected tables of globs')
     return sets
 
 
+def _read_set(tables: Mapping[str, Mapping[str, Any]], name: str) -> TrainingSet:
+    """Checks the entries of a set; raises ValueError with table, set and what is wrong."""
+
+    def entry(key: str, is_right: Callable[[Any], bool], expected: str, default: Any = None) -> Any:
+        table = tables.get(key, {})
+        if name not in table and key not in ("img", "depth"):
+            return default
+        if not is_right(table.get(name)):
+            raise ValueError(f'"{key}"."{name}": expected {expected}, found {table.get(name)!r}')
+        return table[name]
+
+    glob_text, above_zero = 'a glob that starts with "/"', "a finite number above 0"
+    images, depths = (entry(key, _is_glob, glob_text) for key in ("img", "depth"))
+    kind = entry(
+        "kind", lambda value: isinstance(value, str) and value in KINDS, f"one of {', '.join(KINDS)}", KINDS[0]
+    )
+    invalid = entry("invalid", _is_float32, "a finite number")
+    sky = entry("sky", lambda value: _is_glob(value) or _is_value(value), f"a number or {glob_text}")
+    masks = entry("mask", _is_glob, glob_text)
+    scale = entry("scale", _is_above_zero, above_zero, 1.0)
+    max_depth = entry("max_depth", _is_above_zero, above_zero)
+    if max_depth is not None and kind != DEPTH:
+        raise ValueError(f'"max_depth"."{name}": expected "kind"."{name}": "{DEPTH}" beside it, found "{kind}"')
+    skies = sky if isinstance(sky, str) else None
+    if skies is not None and skies == masks:
+        raise ValueError(f'"sky"."{name}": expected other files than "mask"."{name}", found the same glob {skies!r}')
+    value = None if isinstance(sky, str) else sky
+    if value is not None and value == invalid:
+        raise ValueError(f'"sky"."{name}": expected another value than "invalid"."{name}", found the same, {value!r}')
+    return TrainingSet(name, images, depths, Truth(kind, invalid, value, scale, max_depth), masks, skies)
+
+
+def _is_glob(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("/")
+
+
 def _is_float32(value: object) -> bool:
     """Tells whether JSON holds a number that a ground truth may hold: JSON knows NaN, infinity and any size."""
     return type(value) in (int, float) and abs(value) <= np.finfo(np.float32).max
+
+
+def _is_value(value: object) -> bool:
+    """Tells whether JSON holds a number that may mean sky: infinity may, too."""
+    return _is_float32(value) or value in (float("inf"), -float("inf"))
+
+
+def _is_above_zero(value: object) -> bool:
+    return _is_float32(value) and value > 0
 
 
 def find_files(data_root: PathLike, pattern: str) -> dict[str, str]:
@@ -221,18 +277,103 @@ def list_pairs(data_root: PathLike, mixdata_path: PathLike) -> tuple[list[Pair],
     """
     pairs, faults = [], []
     for entry in read_mixdata(mixdata_path):
-        images, depths = (_files_by_key(data_root, glob_, mixdata_path) for glob_ in (entry.images, entry.depths))
-        for key in sorted({*images, *depths}):
-            if len(images[key]) == len(depths[key]) == 1:
-                pairs.append(Pair(entry.name, key, images[key][0], depths[key][0], entry.kind, entry.invalid))
-            elif images[key] and depths[key]:
-                first, *others = images[key] + depths[key]
+        globs = zip(_ROLES, (entry.images, entry.depths, entry.masks, entry.skies))
+        wanted = {role: pattern for role, pattern in globs if pattern}
+        tables = {role: _files_by_key(data_root, pattern, mixdata_path) for role, pattern in wanted.items()}
+        for key in sorted(set().union(*tables.values())):
+            found = {role: table[key] for role, table in tables.items() if key in table}
+            missing = [role for role in wanted if role not in found]
+            if missing:  # said once of a sample, by its first file
+                first = next(iter(found.values()))
+                faults += [f'{path}: no {missing[0]} of "{key}" matches {wanted[missing[0]]}' for path in first]
+            elif any(len(paths) > 1 for paths in found.values()):
+                first, *others = (path for paths in found.values() for path in paths)
                 faults.append(f'{first}: ambiguous name "{key}", shared by {", ".join(others)}')
-            elif images[key]:
-                faults += [f'{path}: no ground truth of "{key}" matches {entry.depths}' for path in images[key]]
             else:
-                faults += [f'{path}: no image of "{key}" matches {entry.images}' for path in depths[key]]
+                image, depth, mask, sky = (found.get(role, [None])[0] for role in _ROLES)
+                pairs.append(Pair(entry.name, key, image, depth, entry.truth, mask, sky))
     return pairs, faults
+
+
+def list_folders(images: PathLike, depths: PathLike, kind: str, invalid: Number) -> tuple[list[Pair], list[str]]:
+    """Lists the pairs of a folder of images and a folder of ground truth, which may be the same, without opening them.
+
+    Sub-folders are searched. Files belong together by their names, see ``folders.match_names``. Hidden files, and those
+    whose suffix is of neither, do not count.
+
+    Args:
+        images: Folder of the images.
+        depths: Folder of the ground truth.
+        kind: What the ground truth is, one of ``truth.KINDS``.
+        invalid: The value that means "no ground truth", if there is one.
+
+    Returns:
+        As ``list_pairs``; the set is called ``FOLDERS_SET``.
+
+    Raises:
+        DataError: A folder is missing or has no such file, or nothing belongs together.
+    """
+    roots = [str(folder).rstrip("/") for folder in (images, depths)]
+    listed = _listed(images, IMAGE_SUFFIXES, "images"), _listed(depths, TRUTH_SUFFIXES, "ground truth")
+    paths = [{path[len(root) + 1 :]: path for path in found} for root, found in zip(roots, listed)]
+    faults = _set_apart(paths, [os.path.realpath(folder) for folder in (images, depths)])
+    truth, pairs = Truth(kind, invalid), []
+    for match in match_names(*paths):
+        sides = [[table[name] for name in names] for table, names in zip(paths, match[1:])]
+        if len(sides[0]) == len(sides[1]) == 1:
+            pairs.append(Pair(FOLDERS_SET, match.name, sides[0][0], sides[1][0], truth))
+        elif all(sides):
+            first, *others = [*sides[0], *sides[1]]
+            faults.append(f'{first}: ambiguous name "{match.name}", shared by {", ".join(others)}')
+        else:
+            faults += [f"{path}: no ground truth of this name in {depths}" for path in sides[0]]
+            faults += [f"{path}: no image of this name in {images}" for path in sides[1]]
+    if not pairs:
+        example = " and ".join(min(table, default="none") for table in paths)
+        raise DataError(
+            f"{images}: expected images that have the names of the ground truth in {depths}, found no two files that"
+            f" belong together, such as {example}"
+        )
+    return pairs, faults
+
+
+def _set_apart(paths: Sequence[dict[str, str]], folders: Sequence[str]) -> list[str]:
+    """Leaves every file on one side only, where one folder is the other or is in it.
+
+    Args:
+        paths: Of images and ground truths: path relative to its folder -> path; those of the other side are removed.
+        folders: Their real paths.
+
+    Returns:
+        A line for every file that may be either.
+    """
+    faults = []
+    is_one = folders[0] == folders[1]
+    for side, (folder, other) in enumerate((folders, folders[::-1])):
+        for name in list(paths[side]):
+            try:
+                is_here = is_truth(name) == bool(side) if is_one else not _is_in(f"{folder}/{name}", other, folder)
+            except ValueError as error:
+                is_here = False
+                if side == 0:
+                    faults.append(f"{paths[side][name]}: {error}")
+            if not is_here:
+                del paths[side][name]
+    return faults
+
+
+def _is_in(path: str, folder: str, outer: str) -> bool:
+    """Tells whether a path is in a folder that is in another."""
+    return folder.startswith(f"{outer}/") and path.startswith(f"{folder}/")
+
+
+def _listed(folder: PathLike, suffixes: Collection[str], what: str) -> list[str]:
+    if not os.path.isdir(folder):
+        raise DataError(f"{folder}: expected a folder of {what}, found none")
+    paths = [path for path in find_files(folder, "/**") if Path(path).suffix.lower() in suffixes]
+    if not paths:
+        raise DataError(f"{folder}: expected {what} ({' '.join(sorted(suffixes))}), found no such file")
+    return paths
 
 
 def _files_by_key(data_root: PathLike, pattern: str, mixdata_path: PathLike) -> dict[str, list[str]]:
@@ -247,6 +388,40 @@ def _files_by_key(data_root: PathLike, pattern: str, mixdata_path: PathLike) -> 
     return by_key
 
 
+def read_ground_truth(pair: Pair) -> tuple[np.ndarray, Optional[np.ndarray]]:
+    """Reads the ground truth of a sample, and its masks.
+
+    Returns:
+        The values as stored, uint8, uint16 or float32 (H, W); and what the masks say of them, uint8 (H, W), see
+        ``truth.classify``, None where there are none.
+
+    Raises:
+        DataError: A file cannot be read, or a mask shows another view.
+    """
+    stored = read_truth(pair.depth_path)
+    if pair.mask_path is None and pair.sky_path is None:
+        return stored, None
+    marks = np.full(stored.shape, BY_VALUE, np.uint8)
+    if pair.mask_path is not None:
+        marks[~_read_mask(pair.mask_path, pair, stored.shape)] = BY_MASK_MISSING
+    if pair.sky_path is not None:
+        marks[_read_mask(pair.sky_path, pair, stored.shape)] = BY_MASK_SKY
+    return stored, marks
+
+
+def _read_mask(path: str, pair: Pair, shape: tuple[int, int]) -> np.ndarray:
+    """Returns a mask, bool, in the size of its ground truth."""
+    mask = (read_truth(path) != 0).astype(np.uint8)
+    if _differ(mask.shape[1] / mask.shape[0], shape[1] / shape[0]):
+        raise DataError(
+            f"{path}: expected the view of {pair.depth_path} ({shape[1]} x {shape[0]}),"
+            f" found another aspect ratio ({mask.shape[1]} x {mask.shape[0]})"
+        )
+    if mask.shape != shape:
+        mask = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return mask.astype(bool)
+
+
 def check_pairs(pairs: Sequence[Pair], workers: int, verdicts_path: Optional[PathLike] = None) -> CheckedPairs:
     """Decodes every pair once, so that a bad file is found before the training and not in the middle of it.
 
@@ -256,8 +431,8 @@ def check_pairs(pairs: Sequence[Pair], workers: int, verdicts_path: Optional[Pat
     Args:
         pairs: What to check.
         workers: Number of threads.
-        verdicts_path: A file that remembers the pairs found good, by path, size and time of change, kind and invalid
-            value, so that the next start need not decode them again. None: check everything.
+        verdicts_path: A file that remembers the pairs found good, by path, size and time of change and what
+            the values mean, so that the next start need not decode them again. None: check everything.
     """
     use_one_opencv_thread()
     known = _read_verdicts(verdicts_path)
@@ -287,8 +462,8 @@ def verdicts_path(data_root: PathLike, mixdata_path: PathLike) -> Path:
 
 def _fingerprint(pair: Pair) -> str:
     """Identifies the present contents of a pair, and what they are taken for, without reading it."""
-    parts = [pair.kind, str(pair.invalid)]
-    for path in (pair.image_path, pair.depth_path):
+    parts = [repr(pair.truth)]
+    for path in filter(None, (pair.image_path, pair.depth_path, pair.mask_path, pair.sky_path)):
         stamp = size_and_time(path)
         parts.append(f"{os.path.abspath(path)}|{stamp[0]}|{stamp[1]}" if stamp else f"{path}|gone")
     return "|".join(parts)
@@ -309,7 +484,7 @@ def _examine(pair: Pair) -> Union[TruthStatistics, str]:
     """Decodes a pair; returns the figures of its ground truth, or what is wrong with it."""
     try:
         height, width = read_image(pair.image_path, exif_rotation=False).shape[:2]
-        truth = read_truth(pair.depth_path)
+        truth, marks = read_ground_truth(pair)
     except DataError as error:
         return str(error)
     truth_height, truth_width = truth.shape
@@ -322,7 +497,7 @@ def _examine(pair: Pair) -> Union[TruthStatistics, str]:
         if orientation > 4 and not _differ(height / width, truth_width / truth_height):
             fault += "; its EXIF tag turns the picture: store it turned, without the tag (mogrify -auto-orient)"
         return fault
-    statistics = measure_truth(truth, pair.kind, pair.invalid)
+    statistics = measure_truth(truth, pair.truth, marks)
     # Which side is up is uncertain where the picture is to be turned: some programs turn the pixels and keep the tag.
     is_turned = orientation > 2  # 2: mirrored
     return statistics._replace(upright=None) if is_turned else statistics
@@ -396,19 +571,38 @@ def describe_sets(pairs: Sequence[Pair], checked: CheckedPairs) -> list[str]:
         checked: What ``check_pairs`` has found in them, or in some of them, with the indices of ``pairs``.
     """
     listed = Counter(pair.dataset for pair in pairs)
-    kinds = {pair.dataset: pair.kind for pair in pairs}
+    truths = {pair.dataset: pair.truth for pair in pairs}
     read = _by_set(pairs, checked)
-    return [describe_set(name, kinds[name], count, read[name]) for name, count in listed.items()]
+    return [describe_set(name, truths[name], count, read[name]) for name, count in listed.items()]
 
 
-def warnings_of(pairs: Sequence[Pair], checked: CheckedPairs) -> list[str]:
-    """Returns a line for everything in the sets that suggests a wrong entry of mixdata.json, with the right one.
+def describe_mixture(pairs: Sequence[Pair]) -> list[str]:
+    """Returns a line on how often the images of each set come in an epoch of all images, if there are several sets."""
+    listed = Counter(pair.dataset for pair in pairs)
+    if len(listed) < 2:
+        return []
+    share = len(pairs) / len(listed)
+    times = ", ".join(f"{name} {share / count:.3g} times" for name, count in listed.items())
+    return [f"mixture: {len(listed)} sets of equal shares; an epoch of {len(pairs)} images goes through {times}"]
 
-    The arguments are those of ``describe_sets``.
+
+def warnings_of(pairs: Sequence[Pair], checked: CheckedPairs, as_options: bool = False) -> list[str]:
+    """Returns a line for everything in the sets that suggests a wrong setting, with the right one.
+
+    Args:
+        pairs: As for ``describe_sets``.
+        checked: As for ``describe_sets``.
+        as_options: The pairs are those of ``list_folders``: settings are options of the command line, not entries of
+            mixdata.json.
     """
-    settings = {pair.dataset: (pair.kind, pair.invalid) for pair in pairs}
+    examples = {pair.dataset: pair for pair in pairs}
     read = _by_set(pairs, checked)
-    return [line for name, facts in settings.items() for line in warnings_of_set(name, *facts, read[name])]
+    write = option_entry if as_options else mixdata_entry
+    lines = []
+    for name, pair in examples.items():
+        knows_sky = pair.sky_path is not None or pair.truth.sky is not None
+        lines += warnings_of_set(name, pair.truth, read[name], knows_sky, write)
+    return lines
 
 
 def _by_set(pairs: Sequence[Pair], checked: CheckedPairs) -> dict[str, list[TruthStatistics]]:

@@ -5,20 +5,21 @@ entries (indoor and outdoor photographs, stereo, lidar) gives no warning.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Optional
 
 import numpy as np
 
 from src.utils.truth import (
+    BY_VALUE,
     DEPTH,
     INVERSE_DEPTH,
     NEGATIVE_DISPARITY,
-    TOP,
-    Invalid,
+    Truth,
+    classify,
+    inverse,
     inverse_depth_of,
     inverse_depth_range,
-    valid_pixels,
 )
 
 # Orientation of one picture: the upper and the lower third of the valid pixels are compared by their means. (Thirds of
@@ -41,6 +42,7 @@ _FEW = 0.001
 _STRAY = (0.001, 0.999)
 _FLAT = 0.25
 _BAD_PICTURES = 0.1  # share of the pictures of a set
+Entry = Callable[[str, str, object], str]
 _TYPE_NAMES = {"uint8": "8 bit", "uint16": "16 bit", "float32": "float"}
 
 
@@ -49,14 +51,15 @@ class TruthStatistics(NamedTuple):
 
     Attributes:
         dtype: ``"uint8"``, ``"uint16"`` or ``"float32"``.
-        low: The smallest valid value as stored; None if none is valid.
+        low: The smallest valid value as stored, sky left out; None if there is none.
         high: The largest.
-        valid: Share of the pixels that are valid, 0..1.
-        zeros: Share of the pixels that hold 0.
-        tops: Share of the pixels that hold 255 (8 bits) or 65535 (16 bits).
-        span: Share of the range of the target that all but 0.2 % of the valid pixels take, 0..1; None for values that
-            keep their scale, and without a valid pixel.
+        valid: Share of the pixels that are valid, sky included, 0..1.
+        zeros: Share of the pixels that hold 0 and are neither sky nor masked out.
+        tops: Share of those that hold 255 (8 bits) or 65535 (16 bits).
+        span: Share of the range of the target that all but 0.2 % of the valid pixels take, sky left out, 0..1; None for
+            values that keep their scale, and without a valid pixel.
         upright: Whether the lower part of the picture is nearer than the upper; None: undecided.
+        sky: Share of the pixels that are sky, 0..1.
     """
 
     dtype: str
@@ -67,25 +70,42 @@ class TruthStatistics(NamedTuple):
     tops: float
     span: Optional[float]
     upright: Optional[bool]
+    sky: float = 0.0
 
 
-def measure_truth(stored: np.ndarray, kind: str, invalid: Invalid) -> TruthStatistics:
+def measure_truth(stored: np.ndarray, truth: Truth, marks: Optional[np.ndarray] = None) -> TruthStatistics:
     """Measures a ground truth, whose first row is taken for the upper edge of the picture.
 
     Args:
         stored: uint8, uint16 or float32 (H, W), as stored.
-        kind: One of ``truth.KINDS``.
-        invalid: The value that means "no ground truth", if there is one.
+        truth: What its values mean.
+        marks: What masks say of it, see ``truth.classify``.
     """
-    values = stored[valid_pixels(stored, kind, invalid)]
+    pixels = classify(stored, truth, marks)
+    values = stored[pixels.measured]
     low, high = (values.min().item(), values.max().item()) if values.size else (None, None)
-    tops = np.count_nonzero(stored == np.iinfo(stored.dtype).max) if stored.dtype.kind == "u" else 0
-    shares = [count / stored.size for count in (values.size, np.count_nonzero(stored == 0), tops)]
-    limits = inverse_depth_range(stored, kind, invalid)
-    some = stored[:, :: max(1, stored.shape[1] // _ENOUGH_COLUMNS)]
-    target, valid = inverse_depth_of(some, kind, invalid, limits)
-    span = float(np.ptp(np.quantile(target[valid], _STRAY))) / TOP if limits and valid.any() else None
-    return TruthStatistics(str(stored.dtype), low, high, *shares, span, lower_is_nearer(target, valid))
+    is_open = np.ones(stored.shape, bool) if marks is None else marks == BY_VALUE  # only the value says what it is
+    if pixels.sky is not None:
+        is_open &= ~pixels.sky
+    tops = (stored == np.iinfo(stored.dtype).max) & is_open if stored.dtype.kind == "u" else False
+    counts = (np.count_nonzero(array) for array in (pixels.valid, (stored == 0) & is_open, tops))
+    shares = [count / stored.size for count in counts]
+    columns = np.s_[:, :: max(1, stored.shape[1] // _ENOUGH_COLUMNS)]
+    limits = inverse_depth_range(stored, truth, marks)
+    target, valid = inverse_depth_of(stored[columns], truth, limits, None if marks is None else marks[columns])
+    span = None
+    if values.size and (stored.dtype != np.uint8 or truth.kind == DEPTH):
+        span = _span(stored[columns][pixels.measured[columns]], low, high, truth.kind)
+    sky = 0.0 if pixels.sky is None else np.count_nonzero(pixels.sky) / stored.size
+    return TruthStatistics(str(stored.dtype), low, high, *shares, span, lower_is_nearer(target, valid), sky)
+
+
+def _span(values: np.ndarray, low: float, high: float, kind: str) -> Optional[float]:
+    """Returns the share of the inverse depths between two stored values that all but a few stray ones take."""
+    if not values.size:
+        return None
+    whole = np.ptp(inverse(np.array([low, high]), kind))
+    return float(np.ptp(np.quantile(inverse(values, kind), _STRAY)) / whole) if whole else 0.0
 
 
 def lower_is_nearer(inverse_depth: np.ndarray, valid: np.ndarray) -> Optional[bool]:
@@ -109,12 +129,22 @@ def lower_is_nearer(inverse_depth: np.ndarray, valid: np.ndarray) -> Optional[bo
     return bool(difference > 0)
 
 
-def describe_set(name: str, kind: str, listed: int, read: Sequence[TruthStatistics]) -> str:
-    """Returns a line on a set.
+def mixdata_entry(key: str, name: str, value: object) -> str:
+    """Returns an entry of mixdata.json as it is to be written."""
+    return f'"{key}": {json.dumps({name: value}, ensure_ascii=False)}'
+
+
+def option_entry(key: str, name: str, value: object) -> str:
+    """Returns the option of the training script that says the same of two folders."""
+    return f"--train_{key} {value}"
+
+
+def describe_set(name: str, truth: Truth, listed: int, read: Sequence[TruthStatistics]) -> str:
+    """Returns a line on a set; its range is in the unit after ``scale``.
 
     Args:
         name: Its name in mixdata.json.
-        kind: Its kind.
+        truth: What its values mean.
         listed: How many pairs it has.
         read: The statistics of those that have been read.
     """
@@ -123,29 +153,36 @@ def describe_set(name: str, kind: str, listed: int, read: Sequence[TruthStatisti
         return head
     types = " and ".join(sorted({_TYPE_NAMES[one.dtype] for one in read}))
     lows, highs = ([value for value in column if value is not None] for column in zip(*((s.low, s.high) for s in read)))
-    span = f"{min(lows):g}..{max(highs):g}" if lows else "no value"
-    line = f"{head}, {types}, {span}, {100 * np.mean([one.valid for one in read]):.3g} % valid, {kind}"
+    span = f"{min(lows) * truth.scale:g}..{max(highs) * truth.scale:g}" if lows else "no value"
+    if truth.scale != 1:
+        span += f" after scaling by {truth.scale:g}"
+    valid = f"{100 * np.mean([one.valid for one in read]):.3g} % valid"
+    sky = 100 * np.mean([one.sky for one in read])
+    line = f"{head}, {types}, {span}, {valid}{f' ({sky:.3g} % sky)' if sky else ''}, {truth.kind}"
     decided = [one.upright for one in read if one.upright is not None]
     if not decided:
         return f"{line}; no picture tells which part is nearer"
     return f"{line}; the lower part is nearer in {sum(decided)} of {len(decided)} pictures"
 
 
-def warnings_of_set(name: str, kind: str, invalid: Invalid, read: Sequence[TruthStatistics]) -> list[str]:
-    """Returns a line for each thing that suggests a wrong entry of mixdata.json, with the entry to write instead.
+def warnings_of_set(
+    name: str, truth: Truth, read: Sequence[TruthStatistics], knows_sky: bool = False, entry: Entry = mixdata_entry
+) -> list[str]:
+    """Returns a line for each thing that suggests a wrong setting, with the setting to write instead.
 
     Args:
         name: The set's name in mixdata.json.
-        kind: Its kind.
-        invalid: Its value for "no ground truth".
+        truth: What its values are said to mean.
         read: Statistics of its pairs, or of some of them.
+        knows_sky: Whether something says what is sky.
+        entry: How a setting is written: ``mixdata_entry`` or ``option_entry``.
     """
     if not read:
         return []
-    warnings = []
+    kind, invalid, warnings = truth.kind, truth.invalid, []
     reason, right_kind = _kind_doubt(kind, read)
     if reason:
-        warnings.append(f"{name}: {reason}; probably {_entry('kind', name, right_kind)}")
+        warnings.append(f"{name}: {reason}; probably {entry('kind', name, right_kind)}")
     if invalid is None:
         zeros, tops = (np.median(shares) for shares in zip(*((one.zeros, one.tops) for one in read)))
         top = 255 if read[0].dtype == "uint8" else 65535
@@ -153,12 +190,15 @@ def warnings_of_set(name: str, kind: str, invalid: Invalid, read: Sequence[Truth
             if share > _MANY and not (value == 0 and right_kind == DEPTH):  # depth of 0 never counts
                 warnings.append(
                     f"{name}: half of the pictures hold {value} on {100 * share:.0f} % of their pixels or more;"
-                    f" if that means no ground truth: {_entry('invalid', name, value)}"
+                    f" if that means no ground truth: {entry('invalid', name, value)}"
                 )
     empty = sum(one.valid < _FEW for one in read)
     if empty > _BAD_PICTURES * len(read):
-        entry = _entry("kind", name, kind) if invalid is None else _entry("invalid", name, invalid)
-        warnings.append(f"{name}: {empty} of {len(read)} pictures have hardly a valid pixel with {entry}")
+        said = entry("kind", name, kind) if invalid is None else entry("invalid", name, invalid)
+        warnings.append(f"{name}: {empty} of {len(read)} pictures have hardly a valid pixel with {said}")
+    if knows_sky and not any(one.sky for one in read):
+        said = "its masks" if truth.sky is None else entry("sky", name, truth.sky)
+        warnings.append(f"{name}: no pixel of {len(read)} pictures is sky, by {said}")
     flat = sum(one.span is not None and one.span < _FLAT for one in read)
     if flat > _BAD_PICTURES * len(read):
         warnings.append(
@@ -168,7 +208,7 @@ def warnings_of_set(name: str, kind: str, invalid: Invalid, read: Sequence[Truth
     if invalid is not None and all(one.dtype.startswith("u") for one in read):
         top = max(np.iinfo(one.dtype).max for one in read)
         if invalid != int(invalid) or not 0 <= invalid <= top:
-            warnings.append(f"{name}: no pixel can hold {_entry('invalid', name, invalid)}: they are whole, 0..{top}")
+            warnings.append(f"{name}: no pixel can hold {entry('invalid', name, invalid)}: they are whole, 0..{top}")
     return warnings
 
 
@@ -194,8 +234,3 @@ def _is_in_millimetres(read: Sequence[TruthStatistics]) -> bool:
         and all(one.dtype == "uint16" for one in read)
         and _MILLIMETRES[0] <= np.median(highs) <= _MILLIMETRES[1]
     )
-
-
-def _entry(key: str, name: str, value: object) -> str:
-    """Returns an entry of mixdata.json as it is to be written."""
-    return f'"{key}": {json.dumps({name: value}, ensure_ascii=False)}'
