@@ -12,15 +12,14 @@ from fractions import Fraction
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
-# A prediction whose deviation from its mean (or median) is below this share of it is constant, as far as float32 can
-# tell.
+# A prediction whose deviation from its mean (median) is below this share of it is constant as far as float32 can tell.
 CONSTANT_PREDICTION = 1e-6
 
-# What the search for an order statistic takes for 0. Devices flush numbers below 2^-126 to 0; 2^-23 of this is not yet.
+# The smallest power of two that the search for an order statistic knows. Numbers around 2^-126 become 0 on most
+# devices; 2^-23 of this one does not.
 _TINY = 2.0**-100
 
-
-# Sums and slices are primitives, because x.sum() and x[:, 1:] take several times as long to compile.
+# Sums and slices below are primitives, because x.sum() and x[:, 1:] take longer to compile.
 
 
 def _sum(x: Tensor, axis: int) -> Tensor:
@@ -123,8 +122,8 @@ class OrderStatistic(nn.Cell):
             rank: (N, 1, 1) float32 whole numbers: 0 for the smallest valid pixel, at most their number - 1.
 
         Returns:
-            (N, 1, 1), 0 where the rank is negative. Exact, unless it is below 2^-100; it is then at most 2^-123 off. Any
-            number for an image with a NaN.
+            (N, 1, 1), 0 where the rank is negative. Exact, unless it is closer to 0 than 2^-100; it is then at most
+            2^-123 off. Any number for an image with a NaN.
         """
         x, mask, rank = (self.reshape(tensor, (x.shape[0], -1)) for tensor in (x, mask, rank))
         negative = self.cast(self.less(x, self.zeros(x)), mstype.float32)

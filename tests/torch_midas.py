@@ -125,26 +125,27 @@ def lively(model, seed=0):
     return model
 
 
-def torch_loss(prediction, target, mask, alpha=0.5):
-    """The formula of the paper, image by image, with a linear solver instead of moments."""
+def torch_loss(prediction, target, mask, name="ssi_mse", alpha=0.5, scales=4, trim=0.2):
+    """The formulas of the paper, image by image, with a linear solver, torch.median and torch.sort."""
     total_mask = mask.sum()
     if total_mask == 0:
         return prediction.sum() * 0
-    residuals = []
+    residuals, data = [], 0
     for p, t, m in zip(prediction, target, mask):
         valid = m > 0
-        design = torch.stack([p[valid], torch.ones_like(p[valid])], dim=1)
-        if valid.sum() < 2 or p[valid].max() == p[valid].min():
-            scale = shift = p.sum() * 0
+        if not valid.any():
+            residual = p * 0
+        elif name == "ssi_mse":
+            residual = _aligned(p, t, valid) - t
+            data = data + (residual[valid] ** 2).sum()
         else:
-            scale, shift = torch.linalg.solve(design.T @ design, design.T @ t[valid])
-            if scale < 0:  # inverted
-                scale = t[valid].std() / p[valid].std()
-                shift = t[valid].mean() - scale * p[valid].mean()
-        residuals.append(scale * p + shift - t)
+            residual = _median_and_deviation_removed(p, valid) - _median_and_deviation_removed(t, valid)
+            size = residual[valid].abs()
+            data = data + (size * _kept(size.detach(), trim if name == "ssi_trim" else 0)).sum()
+        residuals.append(residual)
     residual = torch.stack(residuals)
-    loss = (mask * residual**2).sum() / (2 * total_mask)
-    for step in (1, 2, 4, 8):
+    loss = data / (2 * total_mask)
+    for step in (2**scale for scale in range(scales)):
         r, m = residual[:, ::step, ::step], mask[:, ::step, ::step]
         if m.sum() == 0:
             continue
@@ -152,3 +153,31 @@ def torch_loss(prediction, target, mask, alpha=0.5):
         vertical = ((r[:, 1:] - r[:, :-1]).abs() * m[:, 1:] * m[:, :-1]).sum()
         loss = loss + alpha * (horizontal + vertical) / m.sum()
     return loss
+
+
+def _aligned(p, t, valid):
+    """Least squares; see ``align_scale_shift`` for inverted predictions."""
+    if valid.sum() < 2 or p[valid].max() == p[valid].min():
+        return p * 0
+    design = torch.stack([p[valid], torch.ones_like(p[valid])], dim=1)
+    scale, shift = torch.linalg.solve(design.T @ design, design.T @ t[valid])
+    if scale < 0:  # inverted
+        scale = t[valid].std() / p[valid].std()
+        shift = t[valid].mean() - scale * p[valid].mean()
+    return scale * p + shift
+
+
+def _median_and_deviation_removed(x, valid):
+    if x[valid].max() == x[valid].min():
+        return x * 0
+    x = x - x[valid].median()
+    return x / x[valid].abs().mean()
+
+
+def _kept(sizes, trim):
+    """Weights that leave out the largest ``floor(trim * count)``; equal sizes have equal weights."""
+    removed = int(trim * len(sizes) + 1e-9)
+    weights = torch.ones_like(sizes)
+    weights[sizes.argsort(descending=True)[:removed]] = 0
+    _, group, members = sizes.unique(return_inverse=True, return_counts=True)
+    return (torch.zeros(len(members), dtype=sizes.dtype).index_add(0, group, weights) / members)[group]
