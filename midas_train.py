@@ -75,10 +75,10 @@ COURSE_KEYS = (
     "loss_scaling", "loss_scale", "loss_scale_window", "sync_bn", "freeze_backbone_bn", "freeze_backbone_epochs",
     "val_share",
 )  # fmt: skip
-# What versions did that had no such settings; what equals it is no part of the course, so that their runs can be resumed.
+# What earlier versions did, which had no such settings: their runs can be resumed.
 EARLIER = {
-    "loss_alpha": 0.5, "loss_scales": 4, "loss_trim": 0.2, "target_range": 255, "mixing": "pooled", "upper_bound": False,
-    "epoch_images": 0, "random_flip": 0.0, "random_crop": 0.0,
+    "loss_alpha": 0.5, "loss_scales": 4, "loss_trim": 0.2, "target_range": 255, "mixing": "pooled",
+    "upper_bound": False, "epoch_images": 0, "random_flip": 0.0, "random_crop": 0.0,
 }  # fmt: skip
 # Learning rates that fall depend on these, too.
 DECAY_KEYS = ("epoch_size", "max_steps")
@@ -255,7 +255,6 @@ def describe_course(config: Config, source: LoadImagesDepth) -> dict[str, Any]:
     settings = {key: getattr(config, key) for key in course_keys(config)}
     if not mixed_sets(config, source.pairs):
         settings["mixing"], settings["upper_bound"] = EARLIER["mixing"], EARLIER["upper_bound"]
-    settings = {key: value for key, value in settings.items() if EARLIER.get(key) != value}
     return json.loads(json.dumps({**settings, "images": len(source), "files": files}))
 
 
@@ -388,6 +387,8 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
 
     precision = settle_precision(config.amp_level, config.amp_dtype, config.loss_scaling, device.target)
     saved = read_run(resume_path) if resume_path else None  # before the data are checked, which may take long
+    if saved:
+        saved.extra["course"] = {**EARLIER, **saved.extra["course"]}
     weights = None if resume_path else open_weights(config.model_weights)
     config = settle(config, weights)
     if not saved:
