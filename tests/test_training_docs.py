@@ -75,7 +75,7 @@ def make_tree(name, root):
             write_image(project / f"blended_images/{frame}_masked.jpg", PICTURE)
             write_truth(project / f"rendered_depth_maps/{frame}.pfm", np.where(HOLE, 0, DEPTH))
         elif name == "DIML":
-            scene = root / f"DIML/train/LR/{number:02}. Warehouse"
+            scene = root / f"DIML/train/LR/{number:02}_Warehouse"
             write_image(scene / f"color/in_00_{frame}_c.png", PICTURE)
             write_image(scene / f"depth_filled/in_00_{frame}_depth_filled.png", (DEPTH * 1000).astype(np.uint16))
         elif name == "NYU":
