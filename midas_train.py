@@ -164,7 +164,7 @@ def load_sources(config: Config, group: Group, folder: RunFolder) -> tuple[LoadI
         found = f"{len(good)} training images in {config.train_images or config.train_data_dir}"
         print(f"{found}, {len(faults)} left out" if faults else found)
         print(*(f"  {line}" for line in describe_sets(pairs, checked)), sep="\n", flush=True)
-        for line in warnings_of(pairs, checked):
+        for line in warnings_of(pairs, checked, as_options=bool(config.train_images)):
             print(f"warning: {line}", file=sys.stderr)
         is_good = np.zeros(len(pairs))
         is_good[checked.good] = 1
