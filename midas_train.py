@@ -152,6 +152,7 @@ def load_sources(config: Config, group: Group, folder: RunFolder) -> tuple[LoadI
         The images to train on, and those held back for validation.
     """
     pairs, unpaired, where, remembered = list_training_pairs(config)
+    mixed_sets(config, pairs)  # refuses a batch size before the check, which may take long
     group.check_equal("list of training images", _names(config, pairs))
 
     def check() -> np.ndarray:

@@ -58,7 +58,7 @@ class TrainStep:
         sets: int = 1,
         weighting: str = EQUAL,
     ):
-        self.net, self.loss, self.optimizer, self.scaler = net, loss, optimizer, scaler
+        self.net, self.loss, self.optimizer, self.scaler, self.parts = net, loss, optimizer, scaler, parts
         weighting = weighting if sets > 1 else EQUAL
         network = NetworkWithLoss(net, loss, scaler)
         network.set_grad()
