@@ -23,6 +23,8 @@ from src.common.errors import UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULTS_FILE = REPOSITORY / "config.yaml"
+# Settings for training on two folders, where the user has given no others.
+FINE_TUNING_FILE = REPOSITORY / "config_finetune.yaml"
 
 COMMAND_LINE = "command line"
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # those of YAML 1.1
@@ -326,6 +328,7 @@ def load_config(
     base: Optional[Path] = None,
     fixed: Iterable[str] = (),
     is_complete: bool = True,
+    earlier: Optional[Mapping[str, Any]] = None,
 ) -> Config:
     """Reads ``config.yaml``, the file of ``--config_path`` and the command line; each overrides those before it.
 
@@ -337,6 +340,7 @@ def load_config(
         base: The settings of a run to resume, which override ``config.yaml``.
         fixed: Those of them that must stay as they are.
         is_complete: Whether to check what involves two keys: not if the settings of a run are still to come.
+        earlier: Settings that ``base`` may be too old to have, with what was done then.
 
     Returns:
         All settings, whatever ``keys`` has.
@@ -352,7 +356,10 @@ def load_config(
         raise UsageError(f"{DEFAULTS_FILE}: expected every key, found no {', '.join(missing)}")
     options = _parse_command_line(_create_parser(description, keys, settings), argv)
     if base is not None:
-        settings.update(_read_settings(base))
+        of_run = _read_settings(base)
+        for key, value in (earlier or {}).items():
+            settings[key] = _Setting(yaml.ScalarNode("", str(value)), str(value), f"{base} (too old to have it)")
+        settings.update(of_run)
     given = {}
     if "config_path" in options:
         given = _read_settings(Path(os.path.expanduser(options.pop("config_path"))))
@@ -375,6 +382,18 @@ def load_config(
             absolute = functools.partial(_absolute_path, key, values["train_data_dir"], base)
             values[key] = _map_paths(absolute, values[key])
     return Config(**values, given={key: setting.source for key, setting in given.items()})
+
+
+def load_training_config(
+    description: str,
+    argv: Optional[Sequence[str]] = None,
+    keys: Optional[Iterable[str]] = None,
+    is_complete: bool = True,
+) -> Config:
+    """Reads the settings of a training that is not resumed, see ``load_config``: of two folders, it is fine-tuning."""
+    config = load_config(description, argv, keys, is_complete=False)
+    base = FINE_TUNING_FILE if config.train_images else None
+    return load_config(description, argv, keys, base, is_complete=is_complete)
 
 
 class Decisive(Protocol):

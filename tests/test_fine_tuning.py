@@ -12,7 +12,7 @@ from conftest import CACHED
 
 import midas_train
 from preprocess.scenes import render_scene
-from src.config import REPOSITORY, load_config
+from src.config import FINE_TUNING_FILE, REPOSITORY, load_config
 from src.training.loss_log import read_loss_csv, read_val_csv
 from src.weights.checkpoint import read_ckpt
 
@@ -90,18 +90,18 @@ def test_faults(command, words, expected, tmp_path):
 
 
 def fine_tuning(*words):
-    return load_config("", ["--train_images", "a", "--train_depth", "b", *words], base=midas_train.FINE_TUNING_FILE)
+    return load_config("", ["--train_images", "a", "--train_depth", "b", *words], base=FINE_TUNING_FILE)
 
 
 @pytest.mark.parametrize("weights", [None, SimpleNamespace(whole=False)])
 def test_a_new_decoder_learns_at_the_usual_rates(weights):
     usual = load_config("", [])
-    settings = midas_train.with_rates(fine_tuning("--backbone_params_lr", "3e-6"), weights)
+    settings = midas_train.with_new_decoder(fine_tuning("--backbone_params_lr", "3e-6"), weights)
     assert settings.backbone_params_lr == 3e-6
     assert settings.no_backbone_params_lr == usual.no_backbone_params_lr
-    trained = midas_train.with_rates(fine_tuning(), SimpleNamespace(whole=True))
+    trained = midas_train.with_new_decoder(fine_tuning(), SimpleNamespace(whole=True))
     assert trained.no_backbone_params_lr == usual.no_backbone_params_lr / 10
-    assert midas_train.with_rates(usual, weights) == usual
+    assert midas_train.with_new_decoder(usual, weights) == usual
 
 
 FILES = sorted(REPOSITORY.glob("config_*.yaml"))

@@ -85,6 +85,13 @@ def test_sets_are_logged_dropped_and_drawn_in_the_same_way(tmp_path, monkeypatch
     ]
 
 
+def test_sets_without_a_finite_value_are_not_drawn(tmp_path):
+    log = LossLog(tmp_path, 4)
+    log.append([row(1, 1, 4)], [SetRow(1, 1, 4, "a", math.inf, math.nan), SetRow(1, 1, 4, "b", 1.0, math.nan)])
+    log.draw()
+    assert log.png_path.is_file()
+
+
 def drawn(log, monkeypatch):
     """The arguments with which a log is drawn."""
     calls = []

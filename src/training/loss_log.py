@@ -209,7 +209,10 @@ class LossLog:
         """Draws loss.png."""
         if self._curve.points:
             curves = {"loss of a set": self._set_losses, "weight": self._set_weights} if self._set_losses else {}
-            of_sets = {what: {name: curve.points for name, curve in sets.items()} for what, sets in curves.items()}
+            of_sets = {  # steps that were skipped may be all there is
+                what: {name: curve.points for name, curve in sets.items() if curve.points}
+                for what, sets in curves.items()
+            }
             draw_curves(self.png_path, self._curve.points, self._scores, self._resumed_at, of_sets)
             self._drawn = time.monotonic()
 
