@@ -73,15 +73,15 @@ if TYPE_CHECKING:
 COURSE_KEYS = (
     "seed", *NETWORK_KEYS, *NORMALISATION_KEYS, "img_width", "img_height", "resize_target", "keep_aspect_ratio",
     "ensure_multiple_of", "backbone_params_lr", "backbone_params_end_lr", "no_backbone_params_lr",
-    "no_backbone_params_end_lr", "power", "lr_decay", "loss", "loss_alpha", "loss_scales", "loss_trim", "target_range",
-    "mixing", "upper_bound", "epoch_images", "random_flip", "random_crop", "grad_clip_norm", "amp_level", "amp_dtype",
-    "loss_scaling", "loss_scale", "loss_scale_window", "sync_bn", "freeze_backbone_bn", "freeze_backbone_epochs",
-    "val_share",
+    "no_backbone_params_end_lr", "power", "lr_decay", "loss", "loss_alpha", "loss_scales", "loss_trim", "revive_output",
+    "target_range", "mixing", "upper_bound", "epoch_images", "random_flip", "random_crop", "grad_clip_norm",
+    "amp_level", "amp_dtype", "loss_scaling", "loss_scale", "loss_scale_window", "sync_bn", "freeze_backbone_bn",
+    "freeze_backbone_epochs", "val_share",
 )  # fmt: skip
 # What earlier versions did, which had no such settings: their runs can be resumed.
 EARLIER = {
-    "loss_alpha": 0.5, "loss_scales": 4, "loss_trim": 0.2, "target_range": 255, "mixing": "pooled",
-    "upper_bound": False, "epoch_images": 0, "random_flip": 0.0, "random_crop": 0.0,
+    "loss_alpha": 0.5, "loss_scales": 4, "loss_trim": 0.2, "revive_output": False, "target_range": 255,
+    "mixing": "pooled", "upper_bound": False, "epoch_images": 0, "random_flip": 0.0, "random_crop": 0.0,
 }  # fmt: skip
 # Learning rates that fall depend on these, too.
 DECAY_KEYS = ("epoch_size", "max_steps")
@@ -327,12 +327,20 @@ def build_step(
     """Builds network and step, gives them the weights to start from, the same in all processes, and says which."""
     from src.loss import create_loss
     from src.training.optimizer import TwoRateAdam
-    from src.training.precision import apply_precision, create_scaler, freeze_normalisation, synchronise_normalisation
+    from src.training.precision import (
+        apply_precision,
+        create_scaler,
+        freeze_normalisation,
+        revive_output,
+        synchronise_normalisation,
+    )
     from src.training.saved_run import restore
     from src.training.step import TrainStep
     from src.weights.checkpoint import build_network
 
     net, said = build_network(weights, config.network, "model_weights")
+    if config.revive_output:
+        revive_output(net)
     if config.freeze_backbone_bn:
         freeze_normalisation(net)
     if config.sync_bn:
@@ -416,7 +424,7 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
         config.network, config.batch_size, config.accumulate_steps, config.img_height, config.img_width, config.loss,
         config.grad_clip_norm, config.freeze_backbone_bn, config.sync_bn, config.jit_level, config.op_precision,
         config.allow_hf32, config.loss_scale_window, config.loss_alpha, config.loss_scales, config.loss_trim,
-        config.mixing, config.upper_bound, len(sets), precision, rates,
+        config.revive_output, config.mixing, config.upper_bound, len(sets), precision, rates,
     )  # fmt: skip
     scored = (bool(config.eval_interval), bool(len(held_back)), config.val_data_name, config.predictor)
     enable_compile_cache(

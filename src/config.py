@@ -197,6 +197,7 @@ class Config:
     loss_alpha: _NotNegative
     loss_scales: _PositiveInt
     loss_trim: Annotated[float, _Rule("a number from 0 to below 1", lambda value: 0 <= value < 1)]
+    revive_output: _Flag
     target_range: Annotated[int, _Rule("1 or 255", lambda value: value in (1, 255))]
     mixing: Annotated[str, _one_of(*names.MIXINGS)]
     upper_bound: _Flag
