@@ -305,7 +305,7 @@ def learning_rates(config: Config, schedule: Schedule) -> tuple[LearningRate, Le
 
 
 def with_new_decoder(config: Config, weights: Optional["Weights"]) -> Config:
-    """Returns the settings, those of config.yaml where fine-tuning starts with a decoder that is new."""
+    """Returns the settings, with the usual rates where fine-tuning starts with a decoder that is new."""
     if not config.train_images or (weights and weights.whole):
         return config
     usual = load_config("", [])
@@ -380,7 +380,11 @@ def build_validators(config: Config, step: "TrainStep", held_back: LoadImagesDep
         return validators
     workers, share = worker_count(config.num_parallel_workers), (group.rank, group.world)
     if len(held_back):
-        validators.append(HeldBackLoss(step.net, step.loss, held_back, *share, workers=workers))
+        sizes = set_sizes(held_back.pairs)
+        weights = None
+        if mixed_sets(config, held_back.pairs):  # the sets count alike, as in the training
+            weights = [1 / sizes[pair.dataset] for pair in held_back.pairs]
+        validators.append(HeldBackLoss(step.net, step.loss, held_back, *share, workers=workers, weights=weights))
     if config.val_data_name:
         datasets, _ = open_sets(
             named_sets(config.val_data_name),

@@ -470,7 +470,7 @@ def require_file(config: Config, key: str) -> None:
 def _require(config: Config, key: str, kind: str, exists: Callable[[str], bool]) -> None:
     path = getattr(config, key)
     if not exists(path):
-        found = f"{'something else' if os.path.exists(path) else 'nothing'} at {path}"
+        found = f"{'something else' if os.path.exists(path) else 'nothing'} at {path or repr(path)}"
         if key in _DATA_PATHS:
             found += " (looked up under train_data_dir unless it is an absolute path that exists)"
         raise UsageError(f"{key}: expected a {kind}, found {found}")
