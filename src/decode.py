@@ -247,7 +247,7 @@ def check_size(width: int, height: int, data: bytes) -> None:
 
     Raises:
         TooLargeError: It has more pixels than any picture may have; its text is for the user.
-        Exception: The file, ``data``, is too short for so many: damaged.
+        _DamageError: The file, ``data``, is too short for so many.
     """
     pixels = width * height
     if pixels > _MOST_PIXELS:

@@ -231,7 +231,7 @@ def _wildcard_part(name: str, pattern: str, is_file: bool) -> str:
     """Returns what the wildcards of a component stand for in a name that matches it."""
     stem = name
     if is_file:
-        stem, pattern_stem = Path(name).stem, pattern.rpartition(".")[0]
+        stem, pattern_stem = os.path.splitext(name)[0], pattern.rpartition(".")[0]
         if fnmatchcase(stem, pattern_stem):  # "*_depth.*": the wildcard of the suffix does not count, either
             name, pattern = stem, pattern_stem
     wildcards = list(_WILDCARD.finditer(pattern))
