@@ -277,7 +277,7 @@ def test_masks_of_any_numbers(tmp_path):
     pair = Pair("A", "1", "", str(tmp_path / "d.npy"), PLAIN, str(tmp_path / "m.npy"))
     for mask in (
         np.float32([[0.5, -1, np.inf], [0, -0.0, np.nan]]),
-        np.int16([[1, -1, 256]] + [[0] * 3]),
+        np.int16([[1, -1, 256], [0] * 3]),
         np.bool_([[1] * 3, [0] * 3]),
     ):
         np.save(tmp_path / "m.npy", mask)

@@ -6,7 +6,15 @@ import pytest
 from training_data import write_truth
 
 from src.util import read_truth
-from src.utils.truth import BY_MASK_MISSING, BY_MASK_SKY, BY_VALUE, Truth, classify, inverse_depth_of, inverse_depth_range
+from src.utils.truth import (
+    BY_MASK_MISSING,
+    BY_MASK_SKY,
+    BY_VALUE,
+    Truth,
+    classify,
+    inverse_depth_of,
+    inverse_depth_range,
+)
 
 NAN, INF = np.nan, np.inf
 TYPES = [
