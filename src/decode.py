@@ -173,7 +173,7 @@ def decode(path: object, data: bytes, picture: bool, upright: bool) -> Pixels:
             reader = functools.partial(_read_with_pillow, name="PPM")
         pixels = reader(data)
         return pixels.turned(_orientation(data, kind)) if upright else pixels
-    except _TooLargeError as error:
+    except TooLargeError as error:
         raise DataError(f"{path}: {error}") from error
     except _UnreadError as error:
         wanted = "an 8-bit JPEG or PNG" if picture else "a 16-bit PNG or a TIFF file of 32-bit floats"
@@ -238,15 +238,20 @@ class _UnreadError(Exception):
     """A rare variant of a format, in words: the file may well be sound."""
 
 
-class _TooLargeError(Exception):
+class TooLargeError(Exception):
     """A picture of more pixels than can be taken."""
 
 
-def _check_size(width: int, height: int, data: bytes) -> None:
-    """Refuses a picture by the size in its header, before any decoder takes memory for it."""
+def check_size(width: int, height: int, data: bytes) -> None:
+    """Refuses a picture by the size in its header, before any decoder takes memory for it.
+
+    Raises:
+        TooLargeError: It has more pixels than any picture may have; its text is for the user.
+        _DamageError: The file, ``data``, is too short for so many.
+    """
     pixels = width * height
     if pixels > _MOST_PIXELS:
-        raise _TooLargeError(
+        raise TooLargeError(
             f"expected an image of at most {_MOST_PIXELS} pixels, found {width} x {height} = {pixels}; scale it down"
         )
     if pixels > max(_LARGE, _MOST_PIXELS_PER_BYTE * len(data)):
@@ -256,7 +261,7 @@ def _check_size(width: int, height: int, data: bytes) -> None:
 @functools.lru_cache(maxsize=1)
 def _quiet_pillow() -> None:
     """Keeps Pillow from warning of damage and of many pixels: here, a file is read or refused with one line."""
-    Image.MAX_IMAGE_PIXELS = None  # _check_size looks instead
+    Image.MAX_IMAGE_PIXELS = None  # check_size looks instead
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     cv2.setLogLevel(0)
@@ -267,7 +272,7 @@ def _quiet_pillow() -> None:
 
 def _read_with_pillow(data: bytes, name: str) -> Pixels:
     with Image.open(io.BytesIO(data), formats=(name,)) as picture:
-        _check_size(*picture.size, data)
+        check_size(*picture.size, data)
         return _from_pillow(picture)
 
 
@@ -312,7 +317,7 @@ def _read_pam(data: bytes) -> Pixels:
 
 def _read_webp(data: bytes) -> Pixels:
     with Image.open(io.BytesIO(data), formats=("WEBP",)) as picture:
-        _check_size(*picture.size, data)
+        check_size(*picture.size, data)
     return _read_with_opencv(data)  # three times as fast
 
 
@@ -329,7 +334,7 @@ _JPEG_MARKER = re.compile(rb"\xff[^\0\xff]", re.DOTALL)
 def _read_jpeg(data: bytes) -> Pixels:
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        _check_size(width, height, data)
+        check_size(width, height, data)
         grey = space == "Gray"
         image = _decode_jpeg(data, "GRAY" if grey else "RGB")
     except (ValueError, KeyError) as error:  # KeyError: 4:4:1
@@ -425,7 +430,7 @@ def _sound_png(png: bytes) -> bytes:
 def _read_png(data: bytes) -> Pixels:
     """Decodes what ``_sound_png`` has returned."""
     width, height, bits, colour, compression, filters, interlace = _PNG_HEADER.unpack_from(data, 16)
-    _check_size(width, height, data)
+    check_size(width, height, data)
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour)
     if channels is None or bits not in (1, 2, 4, 8, 16) or compression or filters or interlace > 1:
         raise _DamageError
@@ -515,7 +520,7 @@ def _unread_tiff(tags: ImageFileDirectory_v2) -> str:
 
 def _read_tiff(data: bytes) -> Pixels:
     tags = _tiff_tags(data)
-    _check_size(int(tags.get(_WIDTH, 0)), int(tags.get(_HEIGHT, 0)), data)
+    check_size(int(tags.get(_WIDTH, 0)), int(tags.get(_HEIGHT, 0)), data)
     is_byte = max(tags.get(_BITS, (1,))) <= 8
     if unread := _unread_tiff(tags):
         raise _UnreadError(unread)
@@ -576,7 +581,7 @@ def _read_exr(data: bytes) -> Pixels:
     left, top, right, bottom = _EXR_BOX.unpack_from(data, attributes[b"dataWindow"][0])
     if right < left or bottom < top:
         raise _DamageError
-    _check_size(right - left + 1, bottom - top + 1, data)
+    check_size(right - left + 1, bottom - top + 1, data)
     names, (at, end) = [], attributes[b"channels"]
     start = at
     while at < end - 1:

@@ -18,7 +18,7 @@ import numpy as np
 
 from src.common.atomic import atomic_path
 from src.common.errors import DataError
-from src.decode import decode, orientation_of
+from src.decode import TooLargeError, check_size, decode, orientation_of
 
 if TYPE_CHECKING:
     import h5py
@@ -33,7 +33,6 @@ _DPT_TAG = b"PIEH"  # written by the Sintel software
 
 _HDF5_TAG = b"\x89HDF\r\n\x1a\n"
 _HDF5_KEY = "depth"
-_MOST_HDF5_PIXELS, _MOST_HDF5_PIXELS_PER_BYTE = 1 << 24, 10_000  # the larger counts
 _NPY_TAG = b"\x93NUMPY"
 _PFM_TAGS = (b"Pf", b"PF")
 
@@ -155,7 +154,7 @@ def _parse_npy(path: PathLike, data: bytes) -> np.ndarray:
     shape = array.shape
     while array.ndim > 2 and 1 in array.shape:
         array = array.squeeze(array.shape.index(1))
-    if array.ndim != 2 or not array.size or array.dtype.kind not in "uif":
+    if array.ndim != 2 or not array.size or array.dtype.kind not in "buif":
         raise DataError(f"{path}: expected numbers (H, W), found {array.dtype} {shape}")
     return array
 
@@ -173,24 +172,28 @@ def _parse_hdf5(path: PathLike, data: bytes) -> np.ndarray:
             if not isinstance(found, h5py.Dataset):
                 names = ", ".join(f"/{name}" for name in file) or "nothing"
                 raise DataError(f"{path}: expected an HDF5 file with the array /{_HDF5_KEY}, found {names}")
-            # Looked at before it is read: a damaged size asks for any amount of memory.
-            most = max(_MOST_HDF5_PIXELS, _MOST_HDF5_PIXELS_PER_BYTE * len(data))
-            if found.dtype.kind not in "uif" or found.ndim != 2 or not 0 < found.size <= most:
+            if found.dtype.kind not in "buif" or found.ndim != 2 or not found.size:
                 raise DataError(
                     f"{path}: expected numbers (H, W) in /{_HDF5_KEY}, found {found.dtype} {tuple(found.shape or ())}"
                 )
+            check_size(found.shape[1], found.shape[0], data)
             if found.fletcher32 and min(_chunk_sizes(found), default=4) < 4:  # HDF5 would read beyond the checksum
                 raise ValueError
-            array = found[()]
+            return found[()]
     except DataError:
         raise
+    except TooLargeError as error:
+        raise DataError(f"{path}: {error}") from error
     except Exception as error:  # h5py raises a dozen kinds for damaged files
         raise DataError(
             f"{path}: expected an HDF5 file with the array /{_HDF5_KEY}, found {len(data)} bytes: truncated or damaged"
         ) from error
-    if array.dtype.kind != "u" and (array < 0).any():
-        return np.full(array.shape, np.nan, np.float32)
-    return array
+
+
+def is_hdf5(path: PathLike) -> bool:
+    """Tells by its content whether a file, which must be readable, is of HDF5."""
+    with Path(path).open("rb") as file:
+        return file.read(len(_HDF5_TAG)) == _HDF5_TAG
 
 
 def read_truth(path: PathLike) -> np.ndarray:
@@ -202,11 +205,11 @@ def read_truth(path: PathLike) -> np.ndarray:
         path: An image file (PNG, TIFF ...), grey or of three equal channels; a NumPy file (``.npy``) of shape (H, W) or
             or with more axes of length 1; a portable float map (``.pfm``); an OpenEXR file with one channel, or three
             equal ones, of floats; or an HDF5 file with the array ``/depth``, as MegaDepth has them. Its content counts,
-            not its name. An HDF5 file with a negative number holds no depth, but MegaDepth's marks of which part is
-            nearer: all of it becomes NaN.
+            not its name.
 
     Returns:
-        (H, W). 8 or 16 bits without a sign remain uint8 or uint16; all other numbers become float32.
+        (H, W). 8 or 16 bits without a sign remain uint8 or uint16, True and False become 1 and 0 of uint8; all other
+        numbers become float32.
 
     Raises:
         DataError: The file is missing, truncated, of no such format, or coloured.
@@ -225,6 +228,8 @@ def read_truth(path: PathLike) -> np.ndarray:
         if ((array != grey) & ((array == array) | (grey == grey))).any():  # NaN differs from itself
             raise DataError(f"{path}: expected one grey channel, found {array.shape[2]} different channels")
         array = array[..., 0]
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
     kept = array.dtype.newbyteorder("=") in (np.uint8, np.uint16)
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
         return np.ascontiguousarray(array, array.dtype.newbyteorder("=") if kept else np.float32)

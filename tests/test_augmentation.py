@@ -55,17 +55,39 @@ def test_part_has_the_aspect_ratio_and_stays_in_the_image(height, width, aspect)
     largest = min(width, aspect * height)  # width of the largest such part
     for visit in VISITS[:100]:
         view = Augmentation(0, crop=0.3).view(*visit)
-        part = view.crop(image, aspect, (height, width))
+        (part,) = view.crop([image], aspect)
         rows, columns = part.shape[:2]
         assert abs(columns - view.side * largest) <= 1
         assert abs(rows - view.side * largest / aspect) <= 1
         first = part[0, 0]
         assert first[0] == pytest.approx(view.y * (height - view.side * largest / aspect), abs=0.5)
         assert first[1] == pytest.approx(view.x * (width - view.side * largest), abs=0.5)
-    whole = View(side=1.0, x=1.0, y=1.0).crop(image, aspect, (height, width))
+    (whole,) = View(side=1.0, x=1.0, y=1.0).crop([image], aspect)
     assert tuple(whole[-1, -1]) == (height - 1, width - 1)
-    assert View(side=1e-9, x=1.0, y=1.0).crop(image, aspect, (height, width)).shape == (1, 1, 2)
-    assert View().crop(image, aspect, (height, width)) is image
+    assert View(side=1e-9, x=1.0, y=1.0).crop([image], aspect)[0].shape == (1, 1, 2)
+    assert View().crop([image], aspect)[0] is image
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 5])
+@pytest.mark.parametrize("is_truth_finer", [False, True])
+def test_edges_of_a_part_are_the_same_on_grids_that_divide_each_other(ratio, is_truth_finer):
+    coarse = np.stack(np.meshgrid(np.arange(60), np.arange(80), indexing="ij"), axis=2)
+    fine = coarse.repeat(ratio, axis=0).repeat(ratio, axis=1)
+    for visit in VISITS[:100]:
+        images = [coarse, fine] if is_truth_finer else [fine, coarse]
+        parts = Augmentation(0, crop=0.1).view(*visit).crop(images, 1.5)
+        one, other = parts if is_truth_finer else parts[::-1]
+        np.testing.assert_array_equal(one.repeat(ratio, axis=0).repeat(ratio, axis=1), other)
+
+
+@pytest.mark.parametrize("fine", [61, 100, 119, 120, 150])
+def test_no_part_is_empty_and_edges_are_rounded_to_the_nearest(fine):
+    images = np.zeros((60, 60)), np.repeat([np.arange(fine)], fine, axis=0)
+    for first in range(60):
+        view = View(side=1 / 60, x=first / 59)
+        _, part = view.crop(images, 1.0)
+        assert abs(part[0, 0] - first * fine / 60) <= 0.5
+        assert abs(part[0, -1] + 1 - (first + 1) * fine / 60) <= 0.5
 
 
 @pytest.fixture(scope="module")

@@ -247,6 +247,20 @@ def test_ground_truth_without_values_is_broken(tmp_path, capsys):
     assert "RW: expected ground truth that varies, found 7 everywhere" in output
 
 
+def test_ground_truth_of_one_value_and_sky_varies(tmp_path, capsys):
+    truth = np.full((30, 40), 7, np.uint8)
+    truth[:9] = 200
+    write_training(tmp_path, count=1, truth=truth, sky={"RW": 200})
+    assert main([str(tmp_path)]) == 0
+    assert statuses(capsys.readouterr().out)["training"] == "ready"
+
+
+def test_ground_truth_without_a_valid_pixel_is_no_constant(tmp_path, capsys):
+    write_training(tmp_path, count=1, truth=np.full((30, 40), 7, np.uint8), invalid={"RW": 7})
+    assert main([str(tmp_path)]) == 0
+    assert "1 of 1 pictures have hardly a valid pixel" in capsys.readouterr().out
+
+
 def test_wrong_layout_is_broken_not_missing(tmp_path, capsys):
     """Sintel unpacked without its scene folders: something is there, and the line says what was expected."""
     write_kitti(tmp_path)

@@ -8,6 +8,7 @@ import pytest
 from training_data import write_image, write_truth
 
 from src.common.errors import DataError
+from src.utils import mixdata
 from src.utils.folders import is_truth, match_names
 from src.utils.loadImgDepth import LoadImagesDepth
 from src.utils.mixdata import check_pairs, describe_sets, list_folders, warnings_of
@@ -34,6 +35,8 @@ def matched(images, truths):
         ("frame.0012.color.jpg", "frame.0012.depth.exr"),
         ("rgb_image_1.png", "ground_truth_1.h5"),
         ("rgb.png", "depth.png"),
+        ("a1-rgb-b.png", "a1_depth.b.png"),
+        ("-1_rgb.png", "depth/-1.png"),
     ],
 )
 def test_names_that_belong_together(image, truth):
@@ -50,6 +53,9 @@ def test_names_that_belong_together(image, truth):
         ("imagery_1.png", "1_depth.png"),  # part of a word
         ("dispatch_1.png", "1.png"),
         ("1_color.png", "1_2_depth.png"),
+        ("-1_rgb.png", "1_depth.png"),  # separators elsewhere count
+        ("1.2_rgb.png", "1-2_depth.png"),
+        ("a__1_rgb.png", "a_1_depth.png"),
     ],
 )
 def test_names_that_do_not(image, truth):
@@ -153,17 +159,65 @@ def test_nothing_is_silently_left_out(tmp_path):
     assert fault.startswith(f"{tmp_path}/both/2.png: its name says neither image")
 
 
+def test_a_folder_in_the_other_is_found_through_links(tmp_path):
+    """Images and ground truth have the same names, so that each file may be taken for its own partner."""
+    for number in range(2):
+        write_pair(tmp_path / f"data/{number}.png", tmp_path / f"elsewhere/{number}.png", number)
+    (tmp_path / "data/depth").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "alias").symlink_to("data")
+    expected = [(f"data/{number}.png", f"data/depth/{number}.png") for number in range(2)]
+    assert listed(tmp_path, "data", "data/depth") == (expected, [])
+    assert listed(tmp_path, "data/depth", "data") == ([pair[::-1] for pair in expected], [])
+    for name in ("0", "1"):
+        write_pair(tmp_path / f"alias/{name}.png", tmp_path / f"alias/truth/{name}.png")
+    (tmp_path / "data/depth").unlink()
+    expected = [(f"alias/{number}.png", f"data/truth/{number}.png") for number in range(2)]
+    assert listed(tmp_path, "alias", "data/truth") == (expected, [])
+    (tmp_path / "data/7.png").symlink_to("truth/1.png")
+    assert listed(tmp_path, "alias", "data/truth") == (expected, [])
+
+
+def test_a_file_is_not_its_own_ground_truth(tmp_path):
+    write_pair(tmp_path / "i/1.png", tmp_path / "d/1.png")
+    (tmp_path / "d/2.png").symlink_to(tmp_path / "i/2.png")
+    write_image(tmp_path / "i/2.png", np.zeros((4, 4), np.uint8))
+    pairs, faults = listed(tmp_path, "i", "d")
+    assert pairs == [("i/1.png", "d/1.png")]
+    text = "expected an image and its ground truth, found the same file as"
+    assert faults == [f"{tmp_path}/i/2.png: {text} {tmp_path}/d/2.png"]
+
+
+def test_files_of_one_folder_are_told_apart_once(tmp_path, monkeypatch):
+    for number in range(3):
+        write_pair(tmp_path / f"rgb_{number}.png", tmp_path / f"depth_{number}.png")
+    asked = []
+    monkeypatch.setattr(mixdata, "is_truth", lambda name: (asked.append(name), is_truth(name))[1])
+    assert len(listed(tmp_path, ".", ".")[0]) == 3
+    assert len(asked) == 6
+
+
 def test_folders_without_pairs_are_refused(tmp_path):
     write_pair(tmp_path / "i/a.png", tmp_path / "d/b.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/notes.txt").touch()
+    write_pair(tmp_path / "twice/1.jpg", tmp_path / "two/1.png")
+    write_pair(tmp_path / "twice/1.png", tmp_path / "two/1.npy")
+    write_pair(tmp_path / "photos/1.jpg", tmp_path / "photos/depth_1.png")
+    (tmp_path / "photos/1.jpg").rename(tmp_path / "photos/1.heic")
     for images, depths, message in (
         ("gone", "d", f"{tmp_path}/gone: expected a folder of images, found none"),
         ("i", "i/a.png", f"{tmp_path}/i/a.png: expected a folder of ground truth, found none"),
         ("empty", "d", f"{tmp_path}/empty: expected images (.avif .bmp"),
         ("i", "empty", f"{tmp_path}/empty: expected ground truth (.bmp"),
-        ("i", "d", "found no two files that belong together, such as a.png and b.png"),
-        ("i", "i", "such as none and none"),
+        (
+            "i",
+            "d",
+            f"found no pair; {tmp_path}/i/a.png: no ground truth of this name in {tmp_path}/d;"
+            f" {tmp_path}/d/b.png: no image of this name in {tmp_path}/i",
+        ),
+        ("i", "i", f"found no such file; {tmp_path}/i/a.png: its name says neither image"),
+        ("twice", "two", f'found no pair; {tmp_path}/twice/1.jpg: ambiguous name "1", shared by'),
+        ("photos", "photos", f"{tmp_path}/photos: expected images (.avif .bmp .gif .jp2 .jpeg .jpg"),
     ):
         with pytest.raises(DataError) as caught:
             list_folders(tmp_path / images, tmp_path / depths, "depth", None)

@@ -37,7 +37,8 @@ def test_samples(two_sets):
         assert (image.dtype, mask.dtype, target.dtype) == (np.float32,) * 3
         assert (image.shape, mask.shape, target.shape) == ((3, 64, 32), (64, 32), (64, 32))
         stored = cv2.imread(pair.depth_path, cv2.IMREAD_UNCHANGED)
-        rows, columns = np.arange(64) * 25 // 64, np.arange(32) * 30 // 32  # the nearest pixel of each
+        # The nearest pixel of each.
+        rows, columns = (np.arange(1, 2 * new, 2) * old // (2 * new) for new, old in ((64, 25), (32, 30)))
         nearest = stored[np.ix_(rows, columns)].astype(float)
         if pair.dataset == "A":  # 8-bit inverse depth
             np.testing.assert_array_equal(target, nearest)
@@ -59,8 +60,8 @@ def test_range_is_that_of_the_whole_image(tmp_path, kind, expected):
     """The smallest value, 1000, is on a pixel that resizing leaves out: 85 = 255 * (2000 - 1000) / (4000 - 1000)."""
     truth = np.full((8, 8), 2000, np.uint16)
     truth[:, 4:] = 4000
-    truth[1, 1] = 1000
-    truth[7] = 9000  # none
+    truth[0, 0] = 1000
+    truth[6] = 9000  # none
     write_image(tmp_path / "i/1.png", np.zeros((8, 8, 3), np.uint8))
     write_image(tmp_path / "d/1.png", truth)
     pair = Pair("A", "1", str(tmp_path / "i/1.png"), str(tmp_path / "d/1.png"), Truth(kind, 9000))

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,13 +23,14 @@ from src.utils.mixdata import (
     find_files,
     good_pairs,
     list_pairs,
+    read_ground_truth,
     read_mixdata,
     set_sizes,
     split_pairs,
     verdicts_path,
     warnings_of,
 )
-from src.utils.truth import Truth
+from src.utils.truth import BY_MASK_MISSING, BY_MASK_SKY, BY_VALUE, PLAIN, Truth
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -150,7 +152,6 @@ def test_tables_of_a_set(tmp_path):
         ({"sky": {"A": None}}, '"sky"."A": expected a number or a glob that starts with "/", found None'),
         ({"sky": {"A": float("nan")}}, '"sky"."A": expected a number or a glob that starts with "/", found nan'),
         ({"sky": {"A": 7}, "invalid": {"A": 7.0}}, 'expected another value than "invalid"."A", found the same, 7'),
-        ({"sky": {"A": "/m/*"}, "mask": {"A": "/m/*"}}, 'expected other files than "mask"."A", found the same glob'),
         ({"mask": {"A": 0}}, '"mask"."A": expected a glob that starts with "/", found 0'),
         ({"scale": {"A": 0}}, '"scale"."A": expected a finite number above 0, found 0'),
         ({"scale": {"A": True}}, '"scale"."A": expected a finite number above 0, found True'),
@@ -196,7 +197,8 @@ def test_masks_are_paired_and_brought_to_the_size_of_the_ground_truth(tmp_path):
             size[1] // 2
         )
         lower = target[-1] / 255 * (1 / 1200)  # sky is 0, the nearest pixel, of 1200, is 255
-        expected = [0 if value < 1200 else 1 / value for value in range(1000, 1800, 800 // size[0])]
+        step = 8 // size[0]  # of two pixels the second
+        expected = [0 if value < 1200 else 1 / value for value in range(900 + 100 * step, 1800, 100 * step)]
         np.testing.assert_allclose(lower, expected, rtol=1e-5)
     checked = check_pairs(pairs, 1)
     (statistics,) = {*checked.statistics}
@@ -224,6 +226,67 @@ def test_masks_without_a_single_partner_are_named(tmp_path):
         list_pairs(tmp_path, mixdata)
 
 
+@pytest.mark.parametrize(
+    ("tables", "text"),
+    [
+        ({"sky": {"A": "/m/*"}, "mask": {"A": "/m/*"}}, "m/1.png: expected two files, found it as mask and as mask of"),
+        ({"mask": {"A": "/d/*"}}, "d/1.png: expected two files, found it as ground truth and as mask of"),
+        ({"sky": {"A": "/**/i/*"}}, "i/1.png: expected two files, found it as image and as mask of the sky of"),
+        ({"depth": {"A": "/i/*.png"}}, "i/1.png: expected two files, found it as image and as ground truth of"),
+    ],
+)
+def test_a_file_is_one_thing_only(tmp_path, tables, text):
+    for folder in "idm":
+        touch(tmp_path, f"{folder}/1.png")
+    pairs, faults = list_pairs(tmp_path, write_mixdata(tmp_path, {**GLOBS, **tables}))
+    assert (pairs, len(faults)) == ([], 1)
+    assert text in faults[0]
+
+
+def write_hdf5(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["depth"] = array
+
+
+def test_hdf5_files_of_order_hold_no_depth(tmp_path):
+    """MegaDepth marks what is nearer by negative numbers, in files that look like those of depth."""
+    stored = np.float32([[-1, 2, 0], [np.nan, 4, 5]])
+    write_hdf5(tmp_path / "1.h5", stored)
+    write_hdf5(tmp_path / "mask.h5", np.int16([[-1, 1, 0], [1, 1, 1]]))
+    np.save(tmp_path / "1.npy", stored)
+    for file, truth, is_used in (
+        ("1.h5", Truth("depth"), False),
+        ("1.h5", Truth("depth", 0, sky=7), False),
+        ("1.h5", Truth("depth", -1), True),  # so it is no mark
+        ("1.h5", Truth("depth", sky=-1), True),
+        ("1.h5", Truth("inverse_depth"), True),
+        ("1.npy", Truth("depth"), True),
+    ):
+        read, _ = read_ground_truth(Pair("A", "1", "", str(tmp_path / file), truth))
+        np.testing.assert_array_equal(read, stored if is_used else stored * np.nan)
+    write_hdf5(tmp_path / "1.h5", abs(stored))
+    pair = Pair("A", "1", "", str(tmp_path / "1.h5"), Truth("depth"), str(tmp_path / "mask.h5"))
+    read, marks = read_ground_truth(pair)
+    np.testing.assert_array_equal(read, abs(stored))
+    assert marks.tolist() == [[BY_VALUE, BY_VALUE, BY_MASK_MISSING], [BY_VALUE] * 3]
+
+
+def test_masks_of_any_numbers(tmp_path):
+    np.save(tmp_path / "d.npy", np.ones((2, 3)))
+    pair = Pair("A", "1", "", str(tmp_path / "d.npy"), PLAIN, str(tmp_path / "m.npy"))
+    for mask in (
+        np.float32([[0.5, -1, np.inf], [0, -0.0, np.nan]]),
+        np.int16([[1, -1, 256], [0] * 3]),
+        np.bool_([[1] * 3, [0] * 3]),
+    ):
+        np.save(tmp_path / "m.npy", mask)
+        expected = np.array([[BY_VALUE] * 3, [BY_MASK_MISSING] * 3])
+        assert read_ground_truth(pair)[1].tolist() == expected.tolist()
+        marks = read_ground_truth(replace(pair, mask_path=None, sky_path=pair.mask_path))[1]
+        assert marks.tolist() == [[BY_MASK_SKY] * 3, [BY_VALUE] * 3]
+
+
 def test_masks_are_checked_and_remembered(tmp_path):
     pairs, _ = list_pairs(tmp_path, write_masked_set(tmp_path))
     verdicts = tmp_path / "verdicts.json"
@@ -241,6 +304,10 @@ def test_masks_are_checked_and_remembered(tmp_path):
     write_masked_set(tmp_path)
     assert {one.high for one in check_pairs(otherwise, 1, verdicts).statistics} == {1400}
     assert {one.high for one in check_pairs(pairs, 1, verdicts).statistics} == {1700}
+    alone = [replace(pair, sky_path=None) for pair in pairs]
+    as_sky = [replace(pair, mask_path=None, sky_path=pair.mask_path) for pair in pairs]
+    first = check_pairs(alone, 1, verdicts)
+    assert check_pairs(as_sky, 1, verdicts) == check_pairs(as_sky, 1) != first
 
 
 def test_mixture_says_how_often_each_set_comes():
@@ -423,8 +490,10 @@ def test_verdicts_spare_the_second_check(two_sets, tmp_path, monkeypatch):
     otherwise = [replace(pair, truth=replace(pair.truth, kind="negative_disparity")) for pair in pairs]
     assert check_again(otherwise).statistics != first.statistics
     assert decoded == otherwise
-    check_again([replace(pairs[2], truth=replace(pairs[2].truth, invalid=7))])
-    assert len(decoded) == 1
+    for meaning in ({"invalid": 7}, {"sky": 7}, {"scale": 7}, {"max_depth": 7}):
+        check_again(pairs)
+        check_again([replace(pairs[2], truth=replace(pairs[2].truth, **meaning))])
+        assert len(decoded) == 1
 
     check_again(pairs)
     for text in (

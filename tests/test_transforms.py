@@ -159,16 +159,31 @@ def test_normalisation_alone():
 
 
 def test_target_and_mask_take_nearest_pixels():
-    depth = np.arange(16, dtype=np.uint16).reshape(4, 4) + 65520
+    depth = np.arange(36, dtype=np.uint16).reshape(6, 6) + 65500
     mask = (depth % 2).astype(np.float32)
     sample = {"image": texture(8, 8), "depth": depth, "mask": mask, "name": "x"}
     result = run(sample, Resize(2, 2))
-    expected = depth[::2, ::2]  # pixel (0, 0) of each 2 x 2 block, whatever the size of the image
+    expected = depth[1::3, 1::3]  # the middle of each 3 x 3 block, whatever the size of the image
     np.testing.assert_array_equal(result["depth"], expected)
     np.testing.assert_array_equal(result["mask"], expected % 2)
     assert result["depth"].dtype == result["mask"].dtype == np.float32
     assert result["name"] == "x"
     assert sample["depth"] is depth
+
+
+@pytest.mark.parametrize(("old", "new"), [(640, 384), (1000, 384), (111, 384), (383, 384), (640, 320)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_target_is_not_shifted_against_the_image(old, new, dtype):
+    columns = np.arange(old, dtype=np.uint16)
+    depth = np.repeat([columns % 200], 2, axis=0).astype(dtype)
+    result = run({"image": texture(2, old), "depth": depth}, Resize(new, 2))
+    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    shift = (result["depth"][0] - centres + 100) % 200 - 100
+    assert np.abs(shift).max() <= 0.501
+    if old != 2 * new:  # where two pixels are as near, one of them it must be
+        assert abs(shift.mean()) < 0.01
+        mirrored = run({"image": texture(2, old), "depth": depth[:, ::-1]}, Resize(new, 2))
+        assert np.abs(mirrored["depth"] - result["depth"][:, ::-1]).mean() < 0.02
 
 
 def test_target_stays_without_resize_target():

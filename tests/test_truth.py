@@ -6,7 +6,15 @@ import pytest
 from training_data import write_truth
 
 from src.util import read_truth
-from src.utils.truth import BY_MASK_MISSING, BY_MASK_SKY, BY_VALUE, Truth, inverse_depth_of, inverse_depth_range
+from src.utils.truth import (
+    BY_MASK_MISSING,
+    BY_MASK_SKY,
+    BY_VALUE,
+    Truth,
+    classify,
+    inverse_depth_of,
+    inverse_depth_range,
+)
 
 NAN, INF = np.nan, np.inf
 TYPES = [
@@ -16,6 +24,10 @@ TYPES = [
     ("x.pfm", np.float32),
     ("x.tiff", np.float32),
 ]
+
+
+def range_of(stored, truth, marks=None, top=255):
+    return inverse_depth_range(stored, truth, classify(stored, truth, marks), top)
 
 
 @pytest.mark.parametrize(("name", "dtype"), TYPES)
@@ -91,14 +103,18 @@ def test_extreme_depths_stay_finite():
 
 def test_part_of_an_image_goes_by_the_limits_of_the_whole():
     stored = np.array([[1, 2, 4, 8]], np.uint16)
-    limits = inverse_depth_range(stored, Truth("depth", 1))
+    limits = range_of(stored, Truth("depth", 1))
     assert limits == (1 / 8, 1 / 2)
     target, valid = inverse_depth_of(stored[:, :3], Truth("depth", 1), limits)
     np.testing.assert_allclose(target, [[0, 255, 85]], rtol=1e-6)  # (1/4 - 1/8) / (1/2 - 1/8) = 1/3
     assert valid.tolist() == [[False, True, True]]
-    assert inverse_depth_range(stored.astype(np.uint8), Truth("negative_disparity", 1)) is None  # keeps its units
-    assert inverse_depth_range(stored.astype(np.uint8), Truth("depth")) == (1 / 8, 1)
-    assert inverse_depth_range(stored * 0, Truth("depth")) is None
+    assert range_of(stored.astype(np.uint8), Truth("negative_disparity", 1)) is None  # keeps its units
+    marks = np.array([[BY_VALUE, BY_VALUE, BY_MASK_MISSING, BY_VALUE]], np.uint8)
+    assert range_of(stored.astype(np.uint8), Truth("negative_disparity"), marks) is None  # which only sky needs
+    marks[0, 3] = BY_MASK_SKY
+    assert range_of(stored.astype(np.uint8), Truth("negative_disparity"), marks) == (-2, -1)
+    assert range_of(stored.astype(np.uint8), Truth("depth")) == (1 / 8, 1)
+    assert range_of(stored * 0, Truth("depth")) is None
 
 
 def test_a_set_of_16_bits_spans_what_a_set_of_8_bits_spans():
@@ -151,8 +167,10 @@ def test_sky_of_negative_disparity_is_the_farthest():
     assert_target(np.array([[20, 60, 100, 254, 255]], np.uint8), sky, [[235, 195, 155, 155, None]])
     assert_target(np.array([[20, 60, 100, 254, 255]], np.uint8), sky, [[1, 0.5, 0, 0, None]], top=1)
     assert_target(np.array([[20, 60, 100, 254, 255]], np.uint16), sky, [[255, 127.5, 0, 0, None]])
+    # Values of another file may be below 0: their inverse depths are all above.
+    assert_target(np.array([[-20, -60, -100, 9]], np.float32), Truth("negative_disparity", sky=9), [[0, 127.5, 255, 0]])
     assert_target(np.array([[254, 255]], np.uint8), sky, [[0, None]])
-    limits = inverse_depth_range(np.array([[20, 60, 100, 254]], np.uint8), sky)
+    limits = range_of(np.array([[20, 60, 100, 254]], np.uint8), sky)
     target, _ = inverse_depth_of(np.array([[20, 254]], np.uint8), sky, limits)  # a part without the farthest pixel
     assert target.tolist() == [[235, 155]]
 
@@ -188,6 +206,6 @@ def test_range_of_one_stretches_every_target(dtype):
     assert_target(stored, Truth("inverse_depth", 7), [[0, 1 / 3, 1, None]], top=1)
     assert_target(stored, Truth("negative_disparity", 7), [[1, 2 / 3, 0, None]], top=1)
     assert_target(stored, Truth("depth", 7), [[1, 1 / 3, 0, None]], top=1)
-    limits = inverse_depth_range(stored, Truth("inverse_depth", 7), top=1)
+    limits = range_of(stored, Truth("inverse_depth", 7), top=1)
     target, _ = inverse_depth_of(stored[:, 1:2], Truth("inverse_depth", 7), limits, top=1)
     np.testing.assert_allclose(target, [[1 / 3]], rtol=1e-6)

@@ -62,6 +62,11 @@ def test_settings_of_two_folders_are_options():
     assert line.endswith("; probably --train_kind negative_disparity")
     (line,) = warnings_of_set("images", Truth(), [figures(zeros=0.2)] * 5, entry=option_entry)
     assert line.endswith("; if that means no ground truth: --train_invalid 0")
+    for invalid, option in ((None, "--train_invalid 0"), (7, "--train_invalid 7")):
+        (line,) = warnings_of_set(
+            "images", Truth("depth", invalid), [figures("float32", span=0.1)] * 5, entry=option_entry
+        )
+        assert line.endswith(f"store a value there that means no ground truth: {option}")
 
 
 def test_orientation_is_undecided_where_it_cannot_be_told():

@@ -776,6 +776,10 @@ def test_read_truth_of_other_numbers(tmp_path):
         read = util.read_truth(path)
         assert read.dtype == np.float32
         np.testing.assert_array_equal(read, [[1, 2, 3]])
+    for data in (npy_bytes(np.array([[True, False]])), hdf5_bytes(depth=np.array([[True, False]]))):  # masks
+        path.write_bytes(data)
+        read = util.read_truth(path)
+        assert (read.dtype, read.tolist()) == (np.uint8, [[1, 0]])
     path.write_bytes(npy_bytes(np.array([[1e300, -1.0]])))
     np.testing.assert_array_equal(util.read_truth(path), [[np.inf, -1]])
     util.write_pfm(tmp_path / "a.pfm", np.float32([[1, 2], [3, 4]]))
@@ -795,7 +799,7 @@ def test_read_truth_of_other_numbers(tmp_path):
         (npy_bytes(np.ones(3)), "expected numbers (H, W), found float64 (3,)"),
         (npy_bytes(np.ones((2, 2, 2))), "expected numbers (H, W), found float64 (2, 2, 2)"),
         (npy_bytes(np.ones((0, 3))), "expected numbers (H, W), found float64 (0, 3)"),
-        (npy_bytes(np.ones((2, 3), bool)), "expected numbers (H, W), found bool (2, 3)"),
+        (npy_bytes(np.full((2, 3), "a")), "expected numbers (H, W), found <U1 (2, 3)"),
         (npy_bytes(np.ones((2, 3), complex)), "expected numbers (H, W), found complex128 (2, 3)"),
         (b"Pf\n3 2\n-1.0\n" + bytes(23), "expected 24 bytes of float32 pixels for 2 x 3, found 23"),
         (b"PF\n1 1\n-1.0\n" + struct.pack("<3f", 1, 2, 3), "expected one grey channel, found 3 different channels"),
@@ -827,9 +831,8 @@ def hdf5_bytes(**arrays):
         (np.float16([[0, 1.5, 2]]), [[0, 1.5, 2]]),
         (np.int32([[0, 70000, 2]]), [[0, 70000, 2]]),
         (np.uint16([[0, 65535, 2]]), [[0, 65535, 2]]),
-        (np.float32([[-1, 2, 0]]), [[np.nan] * 3]),  # MegaDepth's mark of order, not depth
-        (np.float32([[np.nan, 2, -1e-9]]), [[np.nan] * 3]),
-        (np.int16([[5, 2, -2]]), [[np.nan] * 3]),
+        (np.float32([[-1, 2, 0]]), [[-1, 2, 0]]),
+        (np.int16([[5, 2, -2]]), [[5, 2, -2]]),
     ],
 )
 def test_read_truth_of_hdf5(tmp_path, stored, expected):
@@ -860,6 +863,28 @@ def test_read_truth_refuses_hdf5(tmp_path, data, message):
     assert message in fault(util.read_truth, path)
 
 
+def test_read_truth_of_hdf5_looks_at_the_size_first(tmp_path):
+    """Chunks that were never written take no bytes."""
+    path = tmp_path / "a.h5"
+    for height, width, filler, message in (
+        (1 << 12, (1 << 12) + 1, 0, "bytes: truncated or damaged"),
+        (1 << 15, (1 << 15) + 1, 1 << 18, "expected an image of at most 1073741824 pixels, found 32769 x 32768 ="),
+    ):
+        with h5py.File(path, "w") as writer:
+            writer.create_dataset("depth", (height, width), np.uint8, chunks=(1024, 1024))
+            writer["filler"] = np.zeros(filler, np.uint8)
+        assert message in fault(util.read_truth, path)
+
+
+def test_read_truth_of_hdf5_needs_room_for_a_checksum(tmp_path):
+    path = tmp_path / "a.h5"
+    for chunk in (b"a", b"abc"):
+        with h5py.File(path, "w") as writer:
+            writer.create_dataset("depth", (2, 3), np.uint8, chunks=(2, 3), fletcher32=True)
+            writer["depth"].id.write_direct_chunk((0, 0), chunk)
+        assert "bytes: truncated or damaged" in fault(util.read_truth, path)
+
+
 @pytest.mark.parametrize("channels", ["Y", "Z", "V", "RGB", "RGBA"])
 @pytest.mark.parametrize(("number", "dtype"), [(1, np.float16), (2, np.float32)])
 def test_read_truth_of_openexr(tmp_path, channels, number, dtype):
@@ -879,6 +904,14 @@ def test_read_truth_of_openexr(tmp_path, channels, number, dtype):
         (exr("YA", np.ones((2, 3))), "of the channels A, Y, which"),
         (exr("RGBZ", np.ones((2, 3))), "of the channels B, G, R, Z, which"),
         (exr("Y", np.ones((2, 3)), flags=0x1000), "of several parts or depths, which"),
+        (
+            exr("Y", np.ones((2, 3))).replace(struct.pack("<iB3xii", 2, 0, 1, 1), struct.pack("<iB3xii", 2, 0, 1, 2)),
+            "of integers or sub-sampled values (channel Y), which",
+        ),
+        (
+            exr("Y", np.ones((2, 3))).replace(struct.pack("<4i", 0, 0, 2, 1), struct.pack("<4i", 0, 0, 4095, 4096)),
+            "bytes (it says 4096 x 4097 pixels)",
+        ),
         (exr("Y", np.ones((2, 3)))[:-1], "a truncated or damaged OpenEXR file"),
         (exr("Y", np.ones((2, 3)))[:50], "a truncated or damaged OpenEXR file of 50 bytes"),
     ],

@@ -1,5 +1,6 @@
 """Random views of training samples: which part of the image is used, and whether it is mirrored."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -23,35 +24,38 @@ class View:
     x: float = 0.0
     y: float = 0.0
 
-    def crop(self, image: np.ndarray, aspect: float, shape: tuple[int, int]) -> np.ndarray:
-        """Cuts the part out.
+    def crop(self, images: Sequence[np.ndarray], aspect: float) -> list[np.ndarray]:
+        """Cuts the part out of images that show the same with different numbers of pixels.
+
+        Edges lie between pixels of the coarsest of them, and so at the same place in all whose sizes are multiples.
 
         Args:
-            image: (H, W) or (H, W, C).
-            aspect: Width / height of the part where pixels are those of ``shape``.
-            shape: Height and width of the picture. Its ground truth shows the same with another number of pixels, and
-                the same share of it is cut out, rounded to whole pixels.
+            images: (H, W) or (H, W, C); the first is the picture.
+            aspect: Width / height of the part, in pixels of the picture.
 
         Returns:
-            A view of ``image``, not empty.
+            Views of ``images``, not empty.
         """
         if self.side is None:
-            return image
-        height, width = shape
+            return list(images)
+        height, width = images[0].shape[:2]
         wide = min(1.0, aspect * height / width)  # shares of width and height
         high = min(1.0, width / (aspect * height))
-        rows = _interval(self.y, self.side * high, image.shape[0])
-        return image[rows, _interval(self.x, self.side * wide, image.shape[1])]
+        rows = _intervals(self.y, self.side * high, [image.shape[0] for image in images])
+        columns = _intervals(self.x, self.side * wide, [image.shape[1] for image in images])
+        return [image[part] for image, part in zip(images, zip(rows, columns))]
 
     def mirror(self, image: np.ndarray) -> np.ndarray:
         """Mirrors an image (H, W) or (H, W, C), if it is to be; the result is a view of it."""
         return image[:, ::-1] if self.is_mirrored else image
 
 
-def _interval(place: float, share: float, length: int) -> slice:
-    start = place * (1 - share)
-    first = min(round(start * length), length - 1)
-    return slice(first, max(round((start + share) * length), first + 1))
+def _intervals(place: float, share: float, lengths: Sequence[int]) -> list[slice]:
+    coarsest, start = min(lengths), place * (1 - share)
+    first = min(round(start * coarsest), coarsest - 1)
+    end = max(round((start + share) * coarsest), first + 1)
+    # Halves go up: so the ends of what is at least one pixel wide are never rounded to the same.
+    return [slice(*(int(edge * length / coarsest + 0.5) for edge in (first, end))) for length in lengths]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Which files of a folder of images belong to which of a folder of ground truth, by their names alone."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import PurePath
 from typing import NamedTuple
 
 IMAGE_SUFFIXES = frozenset(
@@ -21,6 +21,8 @@ _WORD = re.compile(
     rf"(?<![^ _.\-\d/])(?:(?P<image>{_IMAGE_WORDS})|(?P<truth>{_TRUTH_WORDS})|{_NEUTRAL_WORDS})(?![^ _.\-\d/])",
     re.IGNORECASE,
 )
+_WORDS = re.compile(rf"(?:{_SEPARATOR}*{_WORD.pattern}{_SEPARATOR}*)+", re.IGNORECASE)
+_GAP = "\0"  # which no path has
 
 
 class Match(NamedTuple):
@@ -38,15 +40,15 @@ class Match(NamedTuple):
 
 
 def _stem(path: str) -> str:
-    return PurePath(path).with_suffix("").as_posix()
+    return os.path.splitext(path)[0]
 
 
 def _bare_stem(path: str) -> str:
-    """Returns a path without suffix, and without the words in its parts.
+    """Returns a path without suffix, and without the words in its parts and the separators beside them.
 
-    Both ``a/rgb/1.png`` and ``a/1_depth.png`` become ``a/1``.
+    Both ``a/rgb/1.png`` and ``a/1_depth.png`` become ``a/1``; ``a-rgb-1.png`` becomes ``a_1``.
     """
-    parts = (re.sub(f"{_SEPARATOR}+", "_", part).strip("_") for part in _WORD.sub("_", _stem(path)).split("/"))
+    parts = (part.strip(_GAP).replace(_GAP, "_") for part in _WORDS.sub(_GAP, _stem(path)).split("/"))
     return "/".join(filter(None, parts))
 
 
@@ -56,7 +58,7 @@ def is_truth(path: str) -> bool:
     Raises:
         ValueError: Neither says.
     """
-    suffix = PurePath(path).suffix.lower()
+    suffix = os.path.splitext(path)[1].lower()
     if (suffix in IMAGE_SUFFIXES) != (suffix in TRUTH_SUFFIXES):
         return suffix in TRUTH_SUFFIXES
     words = [match.lastgroup for match in _WORD.finditer(_stem(path)) if match.lastgroup]

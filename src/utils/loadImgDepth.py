@@ -19,7 +19,7 @@ from src.utils.augmentation import Augmentation, View
 from src.utils.mixdata import Pair, read_ground_truth
 from src.utils.order import SampleOrder
 from src.utils.transforms import NormalizeImage, PrepareForNet, Resize, use_one_opencv_thread
-from src.utils.truth import TOP, inverse_depth_of, inverse_depth_range
+from src.utils.truth import TOP, classify, inverse_depth_of, inverse_depth_range
 
 COLUMNS = ("image", "target", "mask")
 _TICK_S = 0.02  # between two looks at the loaders
@@ -95,14 +95,13 @@ class LoadImagesDepth:
 
     def _load(self, pair: Pair, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         stored, marks = read_ground_truth(pair)
-        limits = inverse_depth_range(stored, pair.truth, marks, self._top)
+        limits = inverse_depth_range(stored, pair.truth, classify(stored, pair.truth, marks), self._top)
         image = read_image(pair.image_path, exif_rotation=False)
         sample = {"image": image, "depth": stored}
         if marks is not None:
             sample["mask"] = marks
-        sample = {key: view.crop(part, self._aspect, image.shape[:2]) for key, part in sample.items()}
-        sample = self._resize(sample)
-        # Only what has been resized is mirrored: nearest neighbour takes other pixels from a mirrored image.
+        sample = self._resize(dict(zip(sample, view.crop(list(sample.values()), self._aspect))))
+        # Only what has been resized is mirrored: where two pixels are as near, a mirrored image gives the other one.
         sample = {key: view.mirror(part) for key, part in sample.items()}
         # It picks pixels and mixes none, so the smaller image may as well be the one that is converted.
         sample["depth"], sample["mask"] = inverse_depth_of(

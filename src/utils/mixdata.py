@@ -41,10 +41,10 @@ from src.common.ahead import thread_pool
 from src.common.atomic import write_text
 from src.common.errors import DataError
 from src.common.progress import Progress
-from src.util import PathLike, read_image, read_orientation, read_truth, size_and_time
+from src.util import PathLike, is_hdf5, read_image, read_orientation, read_truth, size_and_time
 from src.utils.folders import IMAGE_SUFFIXES, TRUTH_SUFFIXES, is_truth, match_names
 from src.utils.transforms import use_one_opencv_thread
-from src.utils.truth import BY_MASK_MISSING, BY_MASK_SKY, BY_VALUE, DEPTH, KINDS, PLAIN, Number, Truth
+from src.utils.truth import BY_MASK_SKY, BY_VALUE, DEPTH, KINDS, PLAIN, Number, Truth
 from src.utils.truth_check import (
     TruthStatistics,
     describe_set,
@@ -56,11 +56,12 @@ from src.utils.truth_check import (
 
 _TABLES = ("img", "depth", "kind", "invalid", "sky", "mask", "scale", "max_depth")
 FOLDERS_SET = "images"  # name of the set that two folders make
+_MOST_SAID = 4  # faults in the one line that says why two folders make no pair
 _MAX_ASPECT_CHANGE = 1.1  # between an image and its ground truth; a forgotten rotation is far above, a crop below
 _ROLES = ("image", "ground truth", "mask", "mask of the sky")  # of the files of a sample
 _WILDCARD = re.compile(r"\*|\?|\[!?\]?[^]]*\]")  # of a glob, within one component
 _VERDICTS_FOLDER = Path(__file__).resolve().parents[2] / "output" / "checked_data"
-_VERDICTS_VERSION = 3  # raise it when the statistics or what counts as a fault change
+_VERDICTS_VERSION = 4  # raise it when the statistics or what counts as a fault change
 
 
 @dataclass(frozen=True)
@@ -162,10 +163,7 @@ def _read_set(tables: Mapping[str, Mapping[str, Any]], name: str) -> TrainingSet
     max_depth = entry("max_depth", _is_above_zero, above_zero)
     if max_depth is not None and kind != DEPTH:
         raise ValueError(f'"max_depth"."{name}": expected "kind"."{name}": "{DEPTH}" beside it, found "{kind}"')
-    skies = sky if isinstance(sky, str) else None
-    if skies is not None and skies == masks:
-        raise ValueError(f'"sky"."{name}": expected other files than "mask"."{name}", found the same glob {skies!r}')
-    value = None if isinstance(sky, str) else sky
+    skies, value = (sky, None) if isinstance(sky, str) else (None, sky)
     if value is not None and value == invalid:
         raise ValueError(f'"sky"."{name}": expected another value than "invalid"."{name}", found the same, {value!r}')
     return TrainingSet(name, images, depths, Truth(kind, invalid, value, scale, max_depth), masks, skies)
@@ -233,7 +231,7 @@ def _wildcard_part(name: str, pattern: str, is_file: bool) -> str:
     """Returns what the wildcards of a component stand for in a name that matches it."""
     stem = name
     if is_file:
-        stem, pattern_stem = Path(name).stem, pattern.rpartition(".")[0]
+        stem, pattern_stem = os.path.splitext(name)[0], pattern.rpartition(".")[0]
         if fnmatchcase(stem, pattern_stem):  # "*_depth.*": the wildcard of the suffix does not count, either
             name, pattern = stem, pattern_stem
     wildcards = list(_WILDCARD.finditer(pattern))
@@ -289,6 +287,9 @@ def list_pairs(data_root: PathLike, mixdata_path: PathLike) -> tuple[list[Pair],
             elif any(len(paths) > 1 for paths in found.values()):
                 first, *others = (path for paths in found.values() for path in paths)
                 faults.append(f'{first}: ambiguous name "{key}", shared by {", ".join(others)}')
+            elif len(users := {path: role for role, (path,) in found.items()}) < len(found):
+                role, path = next((role, path) for role, (path,) in found.items() if users[path] != role)
+                faults.append(f'{path}: expected two files, found it as {role} and as {users[path]} of "{key}"')
             else:
                 image, depth, mask, sky = (found.get(role, [None])[0] for role in _ROLES)
                 pairs.append(Pair(entry.name, key, image, depth, entry.truth, mask, sky))
@@ -313,67 +314,77 @@ def list_folders(images: PathLike, depths: PathLike, kind: str, invalid: Number)
     Raises:
         DataError: A folder is missing or has no such file, or nothing belongs together.
     """
-    roots = [str(folder).rstrip("/") for folder in (images, depths)]
-    listed = _listed(images, IMAGE_SUFFIXES, "images"), _listed(depths, TRUTH_SUFFIXES, "ground truth")
-    paths = [{path[len(root) + 1 :]: path for path in found} for root, found in zip(roots, listed)]
-    faults = _set_apart(paths, [os.path.realpath(folder) for folder in (images, depths)])
+    sides = (images, IMAGE_SUFFIXES, "images"), (depths, TRUTH_SUFFIXES, "ground truth")
+    paths, faults = _set_apart([_listed(*side) for side in sides], (images, depths))
+    for (folder, suffixes, what), found in zip(sides, paths):
+        if not found:
+            expected = f"{folder}: expected {what} ({' '.join(sorted(suffixes))}), found no such file"
+            raise DataError("; ".join([expected, *faults[:_MOST_SAID]]))
     truth, pairs = Truth(kind, invalid), []
     for match in match_names(*paths):
-        sides = [[table[name] for name in names] for table, names in zip(paths, match[1:])]
-        if len(sides[0]) == len(sides[1]) == 1:
-            pairs.append(Pair(FOLDERS_SET, match.name, sides[0][0], sides[1][0], truth))
-        elif all(sides):
-            first, *others = [*sides[0], *sides[1]]
+        found = [[table[name] for name in names] for table, names in zip(paths, match[1:])]
+        if len(found[0]) == len(found[1]) == 1:
+            (image,), (depth,) = found
+            if os.path.samefile(image, depth):
+                faults.append(f"{image}: expected an image and its ground truth, found the same file as {depth}")
+            else:
+                pairs.append(Pair(FOLDERS_SET, match.name, image, depth, truth))
+        elif all(found):
+            first, *others = [*found[0], *found[1]]
             faults.append(f'{first}: ambiguous name "{match.name}", shared by {", ".join(others)}')
         else:
-            faults += [f"{path}: no ground truth of this name in {depths}" for path in sides[0]]
-            faults += [f"{path}: no image of this name in {images}" for path in sides[1]]
+            faults += [f"{path}: no ground truth of this name in {depths}" for path in found[0]]
+            faults += [f"{path}: no image of this name in {images}" for path in found[1]]
     if not pairs:
-        example = " and ".join(min(table, default="none") for table in paths)
-        raise DataError(
-            f"{images}: expected images that have the names of the ground truth in {depths}, found no two files that"
-            f" belong together, such as {example}"
-        )
+        expected = f"{images}: expected images that have the names of the ground truth in {depths}, found no pair"
+        raise DataError("; ".join([expected, *faults[:_MOST_SAID]]))
     return pairs, faults
 
 
-def _set_apart(paths: Sequence[dict[str, str]], folders: Sequence[str]) -> list[str]:
+def _set_apart(
+    paths: Sequence[Mapping[str, str]], folders: Sequence[PathLike]
+) -> tuple[list[dict[str, str]], list[str]]:
     """Leaves every file on one side only, where one folder is the other or is in it.
 
     Args:
-        paths: Of images and ground truths: path relative to its folder -> path; those of the other side are removed.
-        folders: Their real paths.
+        paths: Of images and ground truths: path relative to its folder -> path.
+        folders: Of either.
 
     Returns:
-        A line for every file that may be either.
+        What remains of both; and a line for every file that may be either.
     """
-    faults = []
-    is_one = folders[0] == folders[1]
-    for side, (folder, other) in enumerate((folders, folders[::-1])):
-        for name in list(paths[side]):
+    apart, faults = [], []
+    if os.path.realpath(folders[0]) == os.path.realpath(folders[1]):
+        apart += {}, {}
+        for name, path in {**paths[1], **paths[0]}.items():
             try:
-                is_here = is_truth(name) == bool(side) if is_one else not _is_in(f"{folder}/{name}", other, folder)
+                side = int(is_truth(name))
             except ValueError as error:
-                is_here = False
-                if side == 0:
-                    faults.append(f"{paths[side][name]}: {error}")
-            if not is_here:
-                del paths[side][name]
-    return faults
+                faults.append(f"{path}: {error}")
+            else:
+                apart[side][name] = paths[side][name]
+        return apart, faults
+    for found, folder, other in zip(paths, folders, reversed(folders)):
+        inner, is_outer = _places(other), _is_in(other, _places(folder))
+        apart.append({name: path for name, path in found.items() if not (is_outer and _is_in(path, inner))})
+    return apart, faults
 
 
-def _is_in(path: str, folder: str, outer: str) -> bool:
-    """Tells whether a path is in a folder that is in another."""
-    return folder.startswith(f"{outer}/") and path.startswith(f"{folder}/")
+def _places(path: PathLike) -> tuple[str, str]:
+    """Returns where a file or folder is: as it is written, and where links lead."""
+    return os.path.join(os.path.abspath(path), ""), os.path.join(os.path.realpath(path), "")
 
 
-def _listed(folder: PathLike, suffixes: Collection[str], what: str) -> list[str]:
+def _is_in(path: PathLike, places: tuple[str, str]) -> bool:
+    return any(place.startswith(places) for place in _places(path))
+
+
+def _listed(folder: PathLike, suffixes: Collection[str], what: str) -> dict[str, str]:
+    """Returns the files in a folder that have one of the suffixes: path relative to it -> path."""
     if not os.path.isdir(folder):
         raise DataError(f"{folder}: expected a folder of {what}, found none")
-    paths = [path for path in find_files(folder, "/**") if Path(path).suffix.lower() in suffixes]
-    if not paths:
-        raise DataError(f"{folder}: expected {what} ({' '.join(sorted(suffixes))}), found no such file")
-    return paths
+    start = len(str(folder).rstrip("/")) + 1
+    return {path[start:]: path for path in find_files(folder, "/**") if os.path.splitext(path)[1].lower() in suffixes}
 
 
 def _files_by_key(data_root: PathLike, pattern: str, mixdata_path: PathLike) -> dict[str, list[str]]:
@@ -393,33 +404,45 @@ def read_ground_truth(pair: Pair) -> tuple[np.ndarray, Optional[np.ndarray]]:
 
     Returns:
         The values as stored, uint8, uint16 or float32 (H, W); and what the masks say of them, uint8 (H, W), see
-        ``truth.classify``, None where there are none.
+        ``truth.classify``, None where there are none. An HDF5 file of depth with a negative number that is neither
+        ``invalid`` nor ``sky`` holds no depth: all of it is NaN.
 
     Raises:
         DataError: A file cannot be read, or a mask shows another view.
     """
     stored = read_truth(pair.depth_path)
+    if _holds_order(stored, pair):
+        stored = np.full_like(stored, np.nan)
     if pair.mask_path is None and pair.sky_path is None:
         return stored, None
-    marks = np.full(stored.shape, BY_VALUE, np.uint8)
-    if pair.mask_path is not None:
-        marks[~_read_mask(pair.mask_path, pair, stored.shape)] = BY_MASK_MISSING
+    if pair.mask_path is None:
+        marks = np.full(stored.shape, BY_VALUE, np.uint8)
+    else:
+        marks = _read_mask(pair.mask_path, pair, stored.shape)  # 0 is BY_MASK_MISSING, 1 is BY_VALUE
     if pair.sky_path is not None:
-        marks[_read_mask(pair.sky_path, pair, stored.shape)] = BY_MASK_SKY
+        marks[_read_mask(pair.sky_path, pair, stored.shape) != 0] = BY_MASK_SKY
     return stored, marks
 
 
+def _holds_order(stored: np.ndarray, pair: Pair) -> bool:
+    """Tells whether a file holds MegaDepth's marks of which part is nearer: negative numbers, among others, in HDF5."""
+    truth = pair.truth
+    is_explained = any(value is not None and value < 0 for value in (truth.invalid, truth.sky))
+    return truth.kind == DEPTH and not is_explained and bool((stored < 0).any()) and is_hdf5(pair.depth_path)
+
+
 def _read_mask(path: str, pair: Pair, shape: tuple[int, int]) -> np.ndarray:
-    """Returns a mask, bool, in the size of its ground truth."""
-    mask = (read_truth(path) != 0).astype(np.uint8)
+    """Returns a mask in the size of its ground truth, uint8: 0 where it holds 0 or NaN, else 1."""
+    mask = read_truth(path)
+    mask = ((mask != 0) & (mask == mask)).astype(np.uint8)  # NaN differs from itself
     if _differ(mask.shape[1] / mask.shape[0], shape[1] / shape[0]):
         raise DataError(
             f"{path}: expected the view of {pair.depth_path} ({shape[1]} x {shape[0]}),"
             f" found another aspect ratio ({mask.shape[1]} x {mask.shape[0]})"
         )
     if mask.shape != shape:
-        mask = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
-    return mask.astype(bool)
+        mask = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return mask
 
 
 def check_pairs(pairs: Sequence[Pair], workers: int, verdicts_path: Optional[PathLike] = None) -> CheckedPairs:
@@ -463,8 +486,8 @@ def verdicts_path(data_root: PathLike, mixdata_path: PathLike) -> Path:
 def _fingerprint(pair: Pair) -> str:
     """Identifies the present contents of a pair, and what they are taken for, without reading it."""
     parts = [repr(pair.truth)]
-    for path in filter(None, (pair.image_path, pair.depth_path, pair.mask_path, pair.sky_path)):
-        stamp = size_and_time(path)
+    for path in (pair.image_path, pair.depth_path, pair.mask_path, pair.sky_path):
+        stamp = size_and_time(path) if path else None
         parts.append(f"{os.path.abspath(path)}|{stamp[0]}|{stamp[1]}" if stamp else f"{path}|gone")
     return "|".join(parts)
 

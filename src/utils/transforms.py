@@ -132,7 +132,8 @@ class Resize:
         if self.resize_target:
             for key in ("depth", "mask"):
                 if key in sample:
-                    result[key] = cv2.resize(sample[key], size, interpolation=cv2.INTER_NEAREST)
+                    # INTER_NEAREST takes the first pixel, not the middle one: half a pixel of the result off the image.
+                    result[key] = cv2.resize(sample[key], size, interpolation=cv2.INTER_NEAREST_EXACT)
         return result
 
 

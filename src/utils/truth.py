@@ -110,13 +110,12 @@ def inverse(values: np.ndarray, kind: str) -> np.ndarray:
     return -values if kind == NEGATIVE_DISPARITY else values
 
 
-def _keeps_units(stored: np.ndarray, truth: Truth, top: int) -> bool:
+def keeps_units(stored: np.ndarray, truth: Truth, top: int = TOP) -> bool:
+    """Tells whether targets that span 0..``top`` have the scale of the stored values."""
     return stored.dtype == np.uint8 and truth.kind != DEPTH and top == TOP
 
 
-def inverse_depth_range(
-    stored: np.ndarray, truth: Truth, marks: Optional[np.ndarray] = None, top: int = TOP
-) -> Optional[Range]:
+def inverse_depth_range(stored: np.ndarray, truth: Truth, pixels: Pixels, top: int = TOP) -> Optional[Range]:
     """Returns the inverse depths that become 0 and ``top``: the smallest and the largest that are valid.
 
     Sky is the smallest: 0, or the smallest value where some are below 0 or nobody knows what 0 would be, as of negative
@@ -125,23 +124,22 @@ def inverse_depth_range(
     Args:
         stored: As for ``classify``.
         truth: As for ``classify``.
-        marks: As for ``classify``.
+        pixels: What ``classify`` says of it.
         top: 1 or ``TOP``.
 
     Returns:
         None: no pixel is valid; or the values keep their scale, as those of 8 bits do unless they are depth or ``top``
         is 1.
     """
-    may_have_sky = truth.sky is not None or marks is not None
+    has_sky = pixels.sky is not None and bool(pixels.sky.any())
     # Where values keep their scale, the sky of negative disparity needs the smallest all the same.
-    if _keeps_units(stored, truth, top) and not (may_have_sky and truth.kind == NEGATIVE_DISPARITY):
+    if keeps_units(stored, truth, top) and not (has_sky and truth.kind == NEGATIVE_DISPARITY):
         return None
-    pixels = classify(stored, truth, marks)
     values = stored[pixels.measured]
     if not values.size:
         return None
     low, high = sorted(inverse(np.array([values.min(), values.max()]), truth.kind).tolist())
-    if truth.kind != NEGATIVE_DISPARITY and pixels.sky is not None and pixels.sky.any():
+    if has_sky and truth.kind != NEGATIVE_DISPARITY:
         low = min(low, 0.0)
     return low, high
 
@@ -171,8 +169,8 @@ def inverse_depth_of(
         bool (H, W), where there is ground truth.
     """
     pixels = classify(stored, truth, marks)
-    limits = limits or inverse_depth_range(stored, truth, marks, top)
-    if _keeps_units(stored, truth, top):
+    limits = limits or inverse_depth_range(stored, truth, pixels, top)
+    if keeps_units(stored, truth, top):
         values = TOP - stored if truth.kind == NEGATIVE_DISPARITY else stored
         target = (values * pixels.valid).astype(np.float32)  # as long as it is 8 bits, it is cheap
         if pixels.sky is not None:

@@ -20,6 +20,7 @@ from src.utils.truth import (
     inverse,
     inverse_depth_of,
     inverse_depth_range,
+    keeps_units,
 )
 
 # Orientation of one picture: the upper and the lower third of the valid pixels are compared by their means. (Thirds of
@@ -91,10 +92,10 @@ def measure_truth(stored: np.ndarray, truth: Truth, marks: Optional[np.ndarray] 
     counts = (np.count_nonzero(array) for array in (pixels.valid, (stored == 0) & is_open, tops))
     shares = [count / stored.size for count in counts]
     columns = np.s_[:, :: max(1, stored.shape[1] // _ENOUGH_COLUMNS)]
-    limits = inverse_depth_range(stored, truth, marks)
+    limits = inverse_depth_range(stored, truth, pixels)
     target, valid = inverse_depth_of(stored[columns], truth, limits, None if marks is None else marks[columns])
     span = None
-    if values.size and (stored.dtype != np.uint8 or truth.kind == DEPTH):
+    if values.size and not keeps_units(stored, truth):
         span = _span(stored[columns][pixels.measured[columns]], low, high, truth.kind)
     sky = 0.0 if pixels.sky is None else np.count_nonzero(pixels.sky) / stored.size
     return TruthStatistics(str(stored.dtype), low, high, *shares, span, lower_is_nearer(target, valid), sky)
@@ -203,7 +204,8 @@ def warnings_of_set(
     if flat > _BAD_PICTURES * len(read):
         warnings.append(
             f"{name}: in {flat} of {len(read)} pictures a few stray values span most of the inverse depth, so that the"
-            ' others look alike to the training; remove them, or store there what "invalid" names'
+            " others look alike to the training; remove them, or store a value there that means no ground truth:"
+            f" {entry('invalid', name, 0 if invalid is None else invalid)}"
         )
     if invalid is not None and all(one.dtype.startswith("u") for one in read):
         top = max(np.iinfo(one.dtype).max for one in read)
