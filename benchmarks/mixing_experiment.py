@@ -7,7 +7,7 @@
 Every run trains a small network with midas_train.py and scores it with midas_eval.py on sets that it has not been
 trained on. Data, first weights and order of the images follow from the seed; the evaluation sets are the same for all
 seeds. A run that has its scores.json is not repeated, so the experiment can be interrupted and started again. It
-writes results.json, table.md and plot.png into its folder, of the runs that are there.
+writes results.json, table.md and plot.png into its folder, of the runs that are asked for.
 
 The training sets, of which the sources are rendered scenes of 96 x 64 pixels:
 
@@ -27,7 +27,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -326,15 +326,21 @@ def train_and_score(name: str, seed: int, size: Size, folder: Path, data: Path, 
         folder: Of the run.
         data: Training data of that seed.
         eval_data: Evaluation sets.
+
+    Raises:
+        UsageError: The folder holds a run of other settings.
+        MidasError: A script failed.
     """
     run, scores = RUNS[name], folder / "scores.json"
     settings = (*SETTINGS, *size.words, "--seed", seed)
-    what = {"run": asdict(run), "size": asdict(size), "settings": SETTINGS, "seed": seed}
+    facts = {key: value for key, value in asdict(size).items() if key != "seeds"}
+    what = {"run": asdict(run), "size": facts, "settings": SETTINGS, "seed": seed}
     what = json.loads(json.dumps(what, default=str))
     if scores.is_file():
         kept = json.loads(scores.read_text())
-        if kept.pop("what") == what:
-            return Result(**kept)
+        if kept.pop("what") != what:
+            raise UsageError(f"{folder}: expected a run of the present settings, found others; choose another --output")
+        return Result(**kept)
     shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / "mixdata.json", mixdata(run.sets, TRAINING, run.files))
     words = (
@@ -500,6 +506,8 @@ def main(arguments: Optional[list[str]] = None) -> None:
     default = ROOT / "output" / "mixing_experiment"
     parser.add_argument("--output", type=Path, help=f"folder for everything (default: {default}, or quick in it)")
     parser.add_argument("--only", nargs="+", metavar="RUN", help=f"these runs alone, of: {', '.join(RUNS)}")
+    parser.add_argument("--seeds", nargs="+", type=int, help="(default: 1 2 3)")
+    parser.add_argument("--steps", type=int, help=f"of each training (default: {Size.steps})")
     parser.add_argument("--quick", action="store_true", help="a few images and steps, one seed: shows that it runs")
     options = parser.parse_args(arguments)
     names = options.only or list(RUNS)
@@ -507,6 +515,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
     if unknown:
         raise UsageError(f"--only: expected runs of {', '.join(RUNS)}, found {unknown[0]!r}")
     size = QUICK if options.quick else Size()
+    size = replace(size, steps=options.steps or size.steps, seeds=tuple(options.seeds or size.seeds))
     output = (options.output or (default / "quick" if options.quick else default)).resolve()
     make_sample(output / "eval", 0, size.eval_images, EVALUATION_SEED, (WIDTH, HEIGHT), 0)
     results: Results = {name: {} for name in names}
