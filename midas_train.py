@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,12 +23,14 @@ from src.common.device import Device, setup_device, worker_count
 from src.common.errors import UsageError, run_script
 from src.common.names import DATA_SETS
 from src.config import (
+    COMMAND_LINE,
+    FINE_TUNING_FILE,
     NETWORK_KEYS,
     NORMALISATION_KEYS,
-    REPOSITORY,
     Config,
     dump_config,
     load_config,
+    load_training_config,
     named_sets,
     require_file,
     require_folder,
@@ -48,10 +49,12 @@ from src.utils.loadImgDepth import LoadImagesDepth, create_dataset
 from src.utils.mixdata import (
     Pair,
     check_pairs,
+    describe_mixture,
     describe_sets,
     good_pairs,
     list_folders,
     list_pairs,
+    set_sizes,
     split_pairs,
     verdicts_path,
     warnings_of,
@@ -70,15 +73,15 @@ if TYPE_CHECKING:
 COURSE_KEYS = (
     "seed", *NETWORK_KEYS, *NORMALISATION_KEYS, "img_width", "img_height", "resize_target", "keep_aspect_ratio",
     "ensure_multiple_of", "backbone_params_lr", "backbone_params_end_lr", "no_backbone_params_lr",
-    "no_backbone_params_end_lr", "power", "lr_decay", "loss", "loss_alpha", "loss_scales", "loss_trim", "target_range",
-    "mixing", "upper_bound", "epoch_images", "random_flip", "random_crop", "grad_clip_norm", "amp_level", "amp_dtype",
-    "loss_scaling", "loss_scale", "loss_scale_window", "sync_bn", "freeze_backbone_bn", "freeze_backbone_epochs",
-    "val_share",
+    "no_backbone_params_end_lr", "power", "lr_decay", "loss", "loss_alpha", "loss_scales", "loss_trim", "revive_output",
+    "target_range", "mixing", "upper_bound", "epoch_images", "random_flip", "random_crop", "grad_clip_norm",
+    "amp_level", "amp_dtype", "loss_scaling", "loss_scale", "loss_scale_window", "sync_bn", "freeze_backbone_bn",
+    "freeze_backbone_epochs", "val_share",
 )  # fmt: skip
-# What versions did that had no such settings; what equals it is no part of the course, so that their runs can be resumed.
+# What earlier versions did, which had no such settings: their runs can be resumed.
 EARLIER = {
-    "loss_alpha": 0.5, "loss_scales": 4, "loss_trim": 0.2, "target_range": 255, "mixing": "pooled", "upper_bound": False,
-    "epoch_images": 0, "random_flip": 0.0, "random_crop": 0.0,
+    "loss_alpha": 0.5, "loss_scales": 4, "loss_trim": 0.2, "revive_output": False, "target_range": 255,
+    "mixing": "pooled", "upper_bound": False, "epoch_images": 0, "random_flip": 0.0, "random_crop": 0.0,
 }  # fmt: skip
 # Learning rates that fall depend on these, too.
 DECAY_KEYS = ("epoch_size", "max_steps")
@@ -95,8 +98,6 @@ FREE_KEYS = (
 )  # fmt: skip
 KEYS = (*COURSE_KEYS, *DECAY_KEYS, *FREE_KEYS)
 
-# Settings for training on two folders, where the user has not given others.
-FINE_TUNING_FILE = REPOSITORY / "config_finetune.yaml"
 # What mixing and upper_bound ask for -> weighting of ``TrainStep``.
 WEIGHTINGS = {
     ("naive", False): "equal",
@@ -116,6 +117,11 @@ def course_keys(config: Config) -> tuple[str, ...]:
 
 def check_settings(config: Config) -> None:
     """Raises UsageError for settings with which training images cannot be stacked into batches, or for absent data."""
+    if 2 ** (config.loss_scales - 1) >= min(config.img_width, config.img_height):
+        raise UsageError(
+            f"loss_scales: expected steps of less than the {min(config.img_width, config.img_height)} pixels of an "
+            f"image, found {config.loss_scales}, the last of which has {2 ** (config.loss_scales - 1)}"
+        )
     if config.keep_aspect_ratio:
         raise UsageError("keep_aspect_ratio: expected False for training (batches need one image size), found True")
     if not config.resize_target:
@@ -123,9 +129,14 @@ def check_settings(config: Config) -> None:
     if config.train_images or config.train_depth:
         require_folder(config, "train_images")
         require_folder(config, "train_depth")
+        no_effect, reason = ("mixdata",), "train_images takes its place"
     else:
+        no_effect, reason = ("train_kind", "train_invalid"), "it is for train_images; mixdata.json has its own entries"
         require_folder(config, "train_data_dir")
         require_file(config, "mixdata")
+    for key in no_effect:
+        if config.given.get(key) == COMMAND_LINE:
+            raise UsageError(f"{COMMAND_LINE}: {key} has no effect here: {reason}")
 
 
 def list_training_pairs(config: Config) -> tuple[list[Pair], list[str], str, Path]:
@@ -152,6 +163,7 @@ def load_sources(config: Config, group: Group, folder: RunFolder) -> tuple[LoadI
         The images to train on, and those held back for validation.
     """
     pairs, unpaired, where, remembered = list_training_pairs(config)
+    mixed_sets(config, pairs)  # refuses a batch size before the check, which may take long
     group.check_equal("list of training images", _names(config, pairs))
 
     def check() -> np.ndarray:
@@ -164,7 +176,7 @@ def load_sources(config: Config, group: Group, folder: RunFolder) -> tuple[LoadI
         found = f"{len(good)} training images in {config.train_images or config.train_data_dir}"
         print(f"{found}, {len(faults)} left out" if faults else found)
         print(*(f"  {line}" for line in describe_sets(pairs, checked)), sep="\n", flush=True)
-        for line in warnings_of(pairs, checked):
+        for line in warnings_of(pairs, checked, as_options=bool(config.train_images)):
             print(f"warning: {line}", file=sys.stderr)
         is_good = np.zeros(len(pairs))
         is_good[checked.good] = 1
@@ -193,7 +205,7 @@ def mixed_sets(config: Config, pairs: Sequence[Pair]) -> dict[str, int]:
     Raises:
         UsageError: A batch does not hold equally many images of each set.
     """
-    sizes = Counter(pair.dataset for pair in pairs)
+    sizes = set_sizes(pairs)
     if config.mixing == "pooled" or len(sizes) == 1:
         return {}
     if config.batch_size % len(sizes):
@@ -201,7 +213,7 @@ def mixed_sets(config: Config, pairs: Sequence[Pair]) -> dict[str, int]:
             f"batch_size: expected a multiple of {len(sizes)}, the number of training sets, so that a batch holds "
             f"equally many images of each, found {config.batch_size}; --mixing pooled takes any"
         )
-    return dict(sizes)
+    return sizes
 
 
 def _names(config: Config, pairs: list[Pair]) -> str:
@@ -230,22 +242,18 @@ def load_settings() -> tuple[Config, Optional[Path]]:
     Raises:
         UsageError: As ``load_config``; or the command line would change the course of the run to resume.
     """
-
-    def load_new() -> Config:
-        return load_config(__doc__, keys=KEYS, base=FINE_TUNING_FILE if config.train_images else None)
-
-    config = load_config(__doc__, keys=KEYS, is_complete=False)
+    config = load_training_config(__doc__, keys=KEYS, is_complete=False)
     if config.is_modelarts and config.train_url and config.resume is True:
         copy_run_in(config.train_url, config.train_output_path)
     checkpoint = find_resume(config.resume, config.train_output_path)
     if checkpoint is None:
-        return load_new(), None
+        return load_training_config(__doc__, keys=KEYS), None
     train_output_path = str(folder_to_resume(checkpoint, config.train_output_path, "train_output_path" in config.given))
     if not (checkpoint.parent / CONFIG_FILE).is_file():
-        return load_new(), checkpoint
+        return load_training_config(__doc__, keys=KEYS), checkpoint
     settings_file = checkpoint.parent / CONFIG_FILE
-    then = load_config("", ["--config_path", str(settings_file)])
-    now = load_config(__doc__, keys=KEYS, base=settings_file, fixed=course_keys(then))
+    then = load_config("", [], base=settings_file, earlier=EARLIER)
+    now = load_config(__doc__, keys=KEYS, base=settings_file, fixed=course_keys(then), earlier=EARLIER)
     return replace(now, train_output_path=train_output_path), checkpoint
 
 
@@ -255,7 +263,6 @@ def describe_course(config: Config, source: LoadImagesDepth) -> dict[str, Any]:
     settings = {key: getattr(config, key) for key in course_keys(config)}
     if not mixed_sets(config, source.pairs):
         settings["mixing"], settings["upper_bound"] = EARLIER["mixing"], EARLIER["upper_bound"]
-    settings = {key: value for key, value in settings.items() if EARLIER.get(key) != value}
     return json.loads(json.dumps({**settings, "images": len(source), "files": files}))
 
 
@@ -297,13 +304,13 @@ def learning_rates(config: Config, schedule: Schedule) -> tuple[LearningRate, Le
     )
 
 
-def with_rates(config: Config, weights: Optional["Weights"]) -> Config:
-    """Returns the settings with learning rates for a new decoder, where fine-tuning starts with one."""
+def with_new_decoder(config: Config, weights: Optional["Weights"]) -> Config:
+    """Returns the settings, with the usual rates where fine-tuning starts with a decoder that is new."""
     if not config.train_images or (weights and weights.whole):
         return config
     usual = load_config("", [])
-    rates = {key: getattr(usual, key) for key in RATE_KEYS if key not in config.given}
-    return replace(config, **rates)
+    keys = RATE_KEYS if weights else (*RATE_KEYS, "freeze_backbone_bn")  # random weights have no statistics to keep
+    return replace(config, **{key: getattr(usual, key) for key in keys if key not in config.given})
 
 
 def build_step(
@@ -320,12 +327,20 @@ def build_step(
     """Builds network and step, gives them the weights to start from, the same in all processes, and says which."""
     from src.loss import create_loss
     from src.training.optimizer import TwoRateAdam
-    from src.training.precision import apply_precision, create_scaler, freeze_normalisation, synchronise_normalisation
+    from src.training.precision import (
+        apply_precision,
+        create_scaler,
+        freeze_normalisation,
+        revive_output,
+        synchronise_normalisation,
+    )
     from src.training.saved_run import restore
     from src.training.step import TrainStep
     from src.weights.checkpoint import build_network
 
     net, said = build_network(weights, config.network, "model_weights")
+    if config.revive_output:
+        revive_output(net)
     if config.freeze_backbone_bn:
         freeze_normalisation(net)
     if config.sync_bn:
@@ -365,7 +380,11 @@ def build_validators(config: Config, step: "TrainStep", held_back: LoadImagesDep
         return validators
     workers, share = worker_count(config.num_parallel_workers), (group.rank, group.world)
     if len(held_back):
-        validators.append(HeldBackLoss(step.net, step.loss, held_back, *share, workers=workers))
+        sizes = set_sizes(held_back.pairs)
+        weights = None
+        if mixed_sets(config, held_back.pairs):  # the sets count alike, as in the training
+            weights = [1 / sizes[pair.dataset] for pair in held_back.pairs]
+        validators.append(HeldBackLoss(step.net, step.loss, held_back, *share, workers=workers, weights=weights))
     if config.val_data_name:
         datasets, _ = open_sets(
             named_sets(config.val_data_name),
@@ -388,10 +407,12 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
 
     precision = settle_precision(config.amp_level, config.amp_dtype, config.loss_scaling, device.target)
     saved = read_run(resume_path) if resume_path else None  # before the data are checked, which may take long
+    if saved:
+        saved.extra["course"] = {**EARLIER, **saved.extra["course"]}
     weights = None if resume_path else open_weights(config.model_weights)
     config = settle(config, weights)
     if not saved:
-        config = with_rates(config, weights)
+        config = with_new_decoder(config, weights)
     group = Group(device.rank, device.world)
     first_device = group.sum(np.array([device.device_id if device.rank == 0 else 0]))[0]
     folder = RunFolder(config.train_output_path, int(first_device))
@@ -407,7 +428,7 @@ def train(config: Config, device: Device, resume_path: Optional[Path] = None) ->
         config.network, config.batch_size, config.accumulate_steps, config.img_height, config.img_width, config.loss,
         config.grad_clip_norm, config.freeze_backbone_bn, config.sync_bn, config.jit_level, config.op_precision,
         config.allow_hf32, config.loss_scale_window, config.loss_alpha, config.loss_scales, config.loss_trim,
-        config.mixing, config.upper_bound, len(sets), precision, rates,
+        config.revive_output, config.mixing, config.upper_bound, len(sets), precision, rates,
     )  # fmt: skip
     scored = (bool(config.eval_interval), bool(len(held_back)), config.val_data_name, config.predictor)
     enable_compile_cache(
@@ -500,9 +521,13 @@ def describe_run(
         f"run folder {folder.path}"
     )
     if config.train_images:
-        print(f"fine-tuning: {describe_fine_tuning(config)} (where not given, by {FINE_TUNING_FILE.name})")
+        print(f"fine-tuning, see {FINE_TUNING_FILE.name}: {describe_fine_tuning(config)}")
     if sets:
-        print(describe_mixture(config, order, sets))
+        by = " by the upper bound" if config.upper_bound else ""
+        print(f"mixing {config.mixing}{by}: a batch holds {config.batch_size // len(sets)} images of each set")
+        print(describe_mixture(sets, order.size))
+    elif config.mixing == "multi_objective":
+        print("mixing multi_objective: there is one set, so there is nothing to mix")
     images = config.epoch_size * order.size - start.samples
     left = order.steps_left(start, config.epoch_size)
     rest = images - left * order.images_per_step
@@ -517,19 +542,11 @@ def describe_run(
 
 def describe_fine_tuning(config: Config) -> str:
     """Names the settings that fine-tuning decides."""
-    keys = ("loss", "backbone_params_lr", "no_backbone_params_lr", "freeze_backbone_bn", "random_flip", "random_crop")
-    return ", ".join(f"{key} {getattr(config, key)}" for key in (*keys, "val_share"))
-
-
-def describe_mixture(config: Config, order: SampleOrder, sets: dict[str, int]) -> str:
-    """Says how the training sets are mixed."""
-    share = order.size / len(sets)
-    repeats = ", ".join(f"{name} {share / size:.3g} times" for name, size in sets.items())
-    how = config.mixing if not config.upper_bound else f"{config.mixing} by the upper bound"
-    return (
-        f"mixing {how}: a batch holds {config.batch_size // len(sets)} images of each of {len(sets)} sets; an epoch of "
-        f"{order.size} images takes {repeats}"
-    )
+    keys = (
+        "loss", "target_range", "backbone_params_lr", "no_backbone_params_lr", "lr_decay", "freeze_backbone_bn",
+        "random_flip", "random_crop", "val_share",
+    )  # fmt: skip
+    return ", ".join(f"{key} {getattr(config, key)}" for key in keys)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.common.errors import UsageError, run_script
-from src.config import REPOSITORY, Config, load_config, whole_number
+from src.config import REPOSITORY, Config, load_training_config, whole_number
 from src.training.modelarts import copy_data_in, copy_run_in, has_run, is_remote
 from src.weights.locate import list_checkpoints
 
@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--num_gpus", "--device_num", dest="cards", nargs="?", default="", const="nothing")
     options, words = parser.parse_known_args()
-    config = load_config(__doc__, words, is_complete=False)
+    config = load_training_config(__doc__, words, is_complete=False)
     job = read_job(options.cards, os.environ)
     device = os.environ.get("ASCEND_DEVICE_ID", "0")
     if device != "0" and "MS_ROLE" not in os.environ:

@@ -36,6 +36,7 @@ from src.utils.mixdata import (
     find_files,
     list_pairs,
     read_mixdata,
+    set_sizes,
     warnings_of,
 )
 
@@ -96,7 +97,10 @@ def check_training(root: Path, mixdata: Path, every: bool) -> Found:
     checked = checked._replace(good=[chosen[number] for number in checked.good])  # numbered among all pairs
     faults = unpaired + checked.faults + find_constant_sets(pairs, checked)
     warnings = [f"warning: {line}" for line in warnings_of(pairs, checked)]
-    notes = describe_sets(pairs, checked) + describe_mixture(pairs) + warnings
+    notes, sizes = describe_sets(pairs, checked), set_sizes(pairs)
+    if len(sizes) > 1:
+        notes.append(describe_mixture(sizes, len(pairs)))
+    notes += warnings
     return Found(f"{len(pairs)} pairs, {len(chosen)} read", faults, notes)
 
 

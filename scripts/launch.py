@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 import midas_train
 from src.common.errors import MidasError, UsageError, fault_line, run_script
 from src.common.stop import SAME_REQUEST_S, StopRequest
-from src.config import Config, load_config, whole_number
+from src.config import Config, load_training_config, whole_number
 from src.training.modelarts import RunMirror
 from src.training.run_folder import RunFolder
-from src.weights.locate import GET_ENCODER, find_checkpoint
+from src.weights.locate import GET_ENCODER, GET_NETWORK, find_checkpoint
 
 REPOSITORY = Path(__file__).absolute().parents[1]
 ASKED = "asked to stop: the processes end in order; a second request ends them at once"
@@ -154,7 +154,7 @@ def check_settings() -> Config:
     Raises:
         UsageError: As midas_train.py raises it.
     """
-    config = load_config(midas_train.__doc__, keys=midas_train.KEYS, is_complete=False)
+    config = load_training_config(midas_train.__doc__, keys=midas_train.KEYS, is_complete=False)
     if config.is_modelarts and config.train_url and config.resume is True:  # the run to resume is not here yet
         return config
     config, resumed = midas_train.load_settings()
@@ -162,7 +162,8 @@ def check_settings() -> Config:
         return config
     midas_train.check_settings(config)
     if config.model_weights and resumed is None:
-        find_checkpoint(config.model_weights, "model_weights", f"{GET_ENCODER}; '' selects random weights")
+        advice = GET_NETWORK if config.train_images else GET_ENCODER
+        find_checkpoint(config.model_weights, "model_weights", f"{advice}; '' selects random weights")
     return config
 
 

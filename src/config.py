@@ -23,6 +23,8 @@ from src.common.errors import UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULTS_FILE = REPOSITORY / "config.yaml"
+# Settings for training on two folders, where the user has given no others.
+FINE_TUNING_FILE = REPOSITORY / "config_finetune.yaml"
 
 COMMAND_LINE = "command line"
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # those of YAML 1.1
@@ -195,6 +197,7 @@ class Config:
     loss_alpha: _NotNegative
     loss_scales: _PositiveInt
     loss_trim: Annotated[float, _Rule("a number from 0 to below 1", lambda value: 0 <= value < 1)]
+    revive_output: _Flag
     target_range: Annotated[int, _Rule("1 or 255", lambda value: value in (1, 255))]
     mixing: Annotated[str, _one_of(*names.MIXINGS)]
     upper_bound: _Flag
@@ -326,6 +329,7 @@ def load_config(
     base: Optional[Path] = None,
     fixed: Iterable[str] = (),
     is_complete: bool = True,
+    earlier: Optional[Mapping[str, Any]] = None,
 ) -> Config:
     """Reads ``config.yaml``, the file of ``--config_path`` and the command line; each overrides those before it.
 
@@ -337,6 +341,7 @@ def load_config(
         base: The settings of a run to resume, which override ``config.yaml``.
         fixed: Those of them that must stay as they are.
         is_complete: Whether to check what involves two keys: not if the settings of a run are still to come.
+        earlier: Settings that ``base`` may be too old to have, with what was done then.
 
     Returns:
         All settings, whatever ``keys`` has.
@@ -352,7 +357,10 @@ def load_config(
         raise UsageError(f"{DEFAULTS_FILE}: expected every key, found no {', '.join(missing)}")
     options = _parse_command_line(_create_parser(description, keys, settings), argv)
     if base is not None:
-        settings.update(_read_settings(base))
+        of_run = _read_settings(base)
+        for key, value in (earlier or {}).items():
+            settings[key] = _Setting(yaml.ScalarNode("", str(value)), str(value), f"{base} (too old to have it)")
+        settings.update(of_run)
     given = {}
     if "config_path" in options:
         given = _read_settings(Path(os.path.expanduser(options.pop("config_path"))))
@@ -375,6 +383,18 @@ def load_config(
             absolute = functools.partial(_absolute_path, key, values["train_data_dir"], base)
             values[key] = _map_paths(absolute, values[key])
     return Config(**values, given={key: setting.source for key, setting in given.items()})
+
+
+def load_training_config(
+    description: str,
+    argv: Optional[Sequence[str]] = None,
+    keys: Optional[Iterable[str]] = None,
+    is_complete: bool = True,
+) -> Config:
+    """Reads the settings of a training that is not resumed, see ``load_config``: of two folders, it is fine-tuning."""
+    config = load_config(description, argv, keys, is_complete=False)
+    base = FINE_TUNING_FILE if config.train_images else None
+    return load_config(description, argv, keys, base, is_complete=is_complete)
 
 
 class Decisive(Protocol):
@@ -450,7 +470,7 @@ def require_file(config: Config, key: str) -> None:
 def _require(config: Config, key: str, kind: str, exists: Callable[[str], bool]) -> None:
     path = getattr(config, key)
     if not exists(path):
-        found = f"{'something else' if os.path.exists(path) else 'nothing'} at {path}"
+        found = f"{'something else' if os.path.exists(path) else 'nothing'} at {path or repr(path)}"
         if key in _DATA_PATHS:
             found += " (looked up under train_data_dir unless it is an absolute path that exists)"
         raise UsageError(f"{key}: expected a {kind}, found {found}")

@@ -280,9 +280,9 @@ class SsiMae(ScaleAndShiftInvariantLoss):
         median = value + _divide(_image_sum(middle * (x - value)), _image_sum(middle))
         x = mask * (x - median)
         deviation = _divide(_image_sum(ops.abs(x)), count)
-        # NaN is not constant: it has to remain.
         constant = deviation <= CONSTANT_PREDICTION * ops.abs(median)
         factor = 1 / ops.select(constant, ops.ones_like(deviation), deviation)
+        # A product, because 0 * NaN is NaN: a prediction that is not finite has to show.
         return x * ops.select(constant, ops.zeros_like(factor), factor)
 
 

@@ -1,9 +1,12 @@
 """Random views of training samples: what is drawn, what is cut out, and that all of a sample is cut out alike."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from training_data import write_image
 
+from src.util import read_truth
 from src.utils.augmentation import Augmentation, View
 from src.utils.loadImgDepth import Batches, LoadImagesDepth, create_dataset
 from src.utils.mixdata import Pair, list_pairs
@@ -106,6 +109,26 @@ def test_image_target_and_mask_show_the_same_part(coordinates):
         assert across == pytest.approx(down, abs=0.05)
     assert seen == {True, False}
     assert compared > 30 * 96 * 64 / 3
+
+
+def test_masks_are_cut_out_and_mirrored_with_their_sample(coordinates, tmp_path):
+    """Masks that say what a value said give the same samples."""
+    stored = read_truth(coordinates.depth_path)
+    write_image(tmp_path / "m.png", np.where(stored == 65535, 0, 1).astype(np.uint8))
+    write_image(tmp_path / "s.png", np.where(stored % 256 < 60, 9, 0).astype(np.uint8))
+    sky = np.where(stored % 256 < 60, 65534, stored).astype(np.uint16)
+    write_image(tmp_path / "d.png", sky)
+    masked = replace(coordinates, truth=Truth(), mask_path=str(tmp_path / "m.png"), sky_path=str(tmp_path / "s.png"))
+    valued = replace(coordinates, depth_path=str(tmp_path / "d.png"), truth=replace(coordinates.truth, sky=65534))
+    augmentation = Augmentation(3, flip=0.5, crop=0.3)
+    sources = [LoadImagesDepth([pair], 96, 64, MEAN, STD, augmentation=augmentation) for pair in (masked, valued)]
+    means = []
+    for turn in range(10):
+        samples = [source.load(0, turn) for source in sources]
+        for one, other in zip(*samples):
+            np.testing.assert_array_equal(one, other)
+        means.append(samples[0][2].mean())
+    assert min(means) < max(means)
 
 
 def test_mirrored_sample_is_the_mirror_image(coordinates):

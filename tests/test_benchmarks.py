@@ -24,6 +24,7 @@ from src.utils.mixdata import list_pairs
         (["bench_network.py", "--help"], "{forward,train}"),  # the full network takes too long here, and below
         (["bench_infer.py", "--help"], "--runner_model"),
         (["bench_cold.py", "--help"], "--photo"),
+        (["bench_mixing.py", "--help"], "--tiny"),
         (["scaling_model.py"], "105.4 M parameters, gradients 421 MB, 206.9 GFLOP forward, 621 GFLOP a training image"),
         (["scaling_model.py", "--measure", "--largest", "65536"], "MindSpore fuses nothing here"),
     ],

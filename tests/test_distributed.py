@@ -1,16 +1,19 @@
 """Training in two processes against training in one: losses, weights, resuming, mixed precision."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from conftest import CACHED, TINY_FLAGS
 from test_scripts import free_port, run_script, two  # noqa: F401 a fixture
 
-from src.training.loss_log import read_loss_csv
+from preprocess.make_sample import make_sample
+from src.training.loss_log import read_loss_csv, read_sets_csv
 from src.weights.checkpoint import read_ckpt
 
 SIZE = ["--img_width", "64", "--img_height", "64", "--device_target", "CPU", "--num_parallel_workers", "1", *CACHED]
@@ -100,6 +103,43 @@ def test_another_number_of_images_goes_on_with_the_same_order(train, alone, tmp_
     rows = list(read_loss_csv(folder / "loss.csv"))
     assert [row.samples for row in rows] == [4, 8, 12, 16, 20, 23, 26, 29, 32]
     assert [(row.epoch, row.step) for row in rows[5:]] == [(3, 1), (3, 2), (3, 3), (4, 1)]
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """A data folder with two sets of five pairs, the second without the lower half of its ground truth."""
+    folder = tmp_path_factory.mktemp("mixture")
+    make_sample(folder, train=10, eval_count=0, size=(96, 72))
+    for index in range(5, 10):
+        for kind, name in (("Imgs", f"sample_{index:05d}.jpg"), ("RDs", f"sample_{index:05d}.png")):
+            path = folder / "half" / kind / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (folder / "ReDWeb_V1" / kind / name).rename(path)
+        truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        truth[36:] = 255
+        cv2.imwrite(str(path), truth)
+    tables = json.loads((folder / "mixdata.json").read_text())
+    for table in tables.values():
+        table["half"] = table["RW"].replace("ReDWeb_V1", "half") if isinstance(table["RW"], str) else table["RW"]
+    (folder / "mixdata.json").write_text(json.dumps(tables))
+    return folder
+
+
+@pytest.mark.parametrize("upper_bound", ["False", "True"])
+def test_mixtures_in_two_processes_and_resumed(train, trained, mixture, tmp_path, upper_bound):
+    """Robust loss, augmentation, weights: ten steps in one process are five, and then five in two processes."""
+    words = ["--train_data_dir", mixture, "--mixing", "multi_objective", "--upper_bound", upper_bound]
+    words += ["--loss", "ssi_trim", "--target_range", 1, "--random_flip", 0.5, "--random_crop", 0.5]
+    train(1, tmp_path / "alone", *RECIPE, "--keep_checkpoint_max", 9, "--model_weights", trained, *words)
+    folder = back_to_the_middle(tmp_path / "alone", tmp_path / "run")
+    train(2, folder, "--resume", "True", "--batch_size", 2, "--train_data_dir", mixture)
+    compare(folder, tmp_path / "alone")
+    found, expected = (list(read_sets_csv(path / "sets.csv")) for path in (folder, tmp_path / "alone"))
+    assert len(found) == 20
+    assert {row.name for row in found} == {"RW", "half"}
+    assert [row.weight for row in found] == pytest.approx([row.weight for row in expected], rel=1e-3)
+    assert [row.loss for row in found] == pytest.approx([row.loss for row in expected], rel=1e-4)
+    assert len({round(row.weight, 3) for row in found}) > 5
 
 
 def test_overflow_in_one_process_skips_the_step_in_both(train_data, trained, two, tmp_path):  # noqa: F811

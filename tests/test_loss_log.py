@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from src.training import loss_log
-from src.training.loss_log import LossLog, LossRow, ScoreRow, draw_curves, read_loss_csv, read_val_csv, running_mean
+from src.training.loss_log import (
+    LossLog,
+    LossRow,
+    ScoreRow,
+    SetRow,
+    draw_curves,
+    read_loss_csv,
+    read_sets_csv,
+    read_val_csv,
+    running_mean,
+)
 
 
 def row(epoch, step, samples, loss=1.0, **values):
@@ -52,6 +62,36 @@ def test_scores_are_logged_and_dropped_in_the_same_way(tmp_path):
     assert not list(read_val_csv(tmp_path / "val.csv"))
 
 
+def test_sets_are_logged_dropped_and_drawn_in_the_same_way(tmp_path, monkeypatch):
+    log = LossLog(tmp_path, 4)
+    log.append([row(1, 1, 2)])
+    assert not (tmp_path / "sets.csv").exists()
+    for epoch in (1, 2):
+        of_sets = [SetRow(epoch, 1, 4 * epoch, name, epoch / size, 1 / size) for name, size in (("a", 2), ("b", 4))]
+        log.append([row(epoch, 1, 4 * epoch)], of_sets)
+    log.append([row(2, 2, 10)], [SetRow(2, 2, 10, "a", math.inf, math.nan)])  # a step that was skipped
+    with open(tmp_path / "sets.csv", newline="") as file:
+        assert next(csv.reader(file)) == ["epoch", "step", "samples", "name", "loss", "weight"]
+    expected = {
+        "loss of a set": {"a": [(1, 0.5), (2, 1)], "b": [(1, 0.25), (2, 0.5)]},
+        "weight": {"a": [(1, 0.5), (2, 0.5)], "b": [(1, 0.25), (2, 0.25)]},
+    }
+    assert drawn(log, monkeypatch)[4] == expected
+    assert drawn(LossLog(tmp_path, 4, 2, 2), monkeypatch)[4] == expected
+    LossLog(tmp_path, 4, 1, 1)
+    assert [(row.epoch, row.name, row.weight) for row in read_sets_csv(tmp_path / "sets.csv")] == [
+        (1, "a", 0.5),
+        (1, "b", 0.25),
+    ]
+
+
+def test_sets_without_a_finite_value_are_not_drawn(tmp_path):
+    log = LossLog(tmp_path, 4)
+    log.append([row(1, 1, 4)], [SetRow(1, 1, 4, "a", math.inf, math.nan), SetRow(1, 1, 4, "b", 1.0, math.nan)])
+    log.draw()
+    assert log.png_path.is_file()
+
+
 def drawn(log, monkeypatch):
     """The arguments with which a log is drawn."""
     calls = []
@@ -67,7 +107,7 @@ def test_resumes_stay_marked_where_they_were(tmp_path, monkeypatch):
     log = LossLog(tmp_path, 4, 2, 1)
     log.append([row(2, 2, 7, loss=math.inf, updated=0, loss_scale=2.0)])  # one sample a step from here on
     log.append_scores(2, 2, 7, {"loss": 3.0})
-    expected = [(0.5, 1.0), (1.0, 1.0), (1.5, 1.0)], {"loss": [(1.75, 3.0)]}, [1.0, 1.5]
+    expected = [(0.5, 1.0), (1.0, 1.0), (1.5, 1.0)], {"loss": [(1.75, 3.0)]}, [1.0, 1.5], {}
     assert drawn(log, monkeypatch)[1:] == expected
     assert drawn(LossLog(tmp_path, 4, 2, 2), monkeypatch)[1:] == expected
     rows = list(read_loss_csv(tmp_path / "loss.csv"))
@@ -123,4 +163,7 @@ def test_picture_has_a_panel_for_each_metric(tmp_path, steps):
         scores = {name: [(epoch, 50 - epoch if epoch != 3 else math.nan) for epoch in range(1, 21)] for name in names}
         draw_curves(tmp_path / "loss.png", losses, scores, [5.2, 11.0])
         heights.append(cv2.imread(str(tmp_path / "loss.png")).shape[0])
-    assert heights == [450, 450, 650, 850]
+    of_sets = {"loss of a set": {"a": losses, "b": losses}, "weight": {"a": losses}}
+    draw_curves(tmp_path / "loss.png", losses, scores, [5.2, 11.0], of_sets)
+    heights.append(cv2.imread(str(tmp_path / "loss.png")).shape[0])
+    assert heights == [450, 450, 650, 850, 1250]

@@ -20,6 +20,7 @@ from src.training.precision import (
     Precision,
     apply_precision,
     freeze_normalisation,
+    revive_output,
     settle_precision,
     synchronise_normalisation,
 )
@@ -302,3 +303,35 @@ def test_bfloat16_where_there_is_none():
             settle_precision("O2", "bfloat16", "off", target)
     with pytest.raises(UsageError, match="amp_level: expected O1, O2 or auto with bfloat16, found O3"):
         settle_precision("O3", "bfloat16", "off", "Ascend")
+
+
+def test_last_relu_can_be_raised_again(build):
+    """Forwards it is a ReLU; a gradient against which a step would raise the output passes at 0 and below, too."""
+    rng = np.random.default_rng(0)
+    image = Tensor(rng.standard_normal((2, 3, SIZE, SIZE)).astype(np.float32))
+    net = build().set_train(False)
+    bias = net.output_layer.bias
+    bias.set_data(Tensor(bias.asnumpy() - np.median(net(image).asnumpy()), ms.float32))
+    expected = net(image).asnumpy()
+    assert 0.4 < (expected == 0).mean() < 0.6
+    revive_output(net)
+    np.testing.assert_array_equal(net(image).asnumpy(), expected)
+    relu = net.decoder.output_conv_scratch[-1]
+    x, weight = np.array([-2, -2, 0, 3, 3], np.float32), np.array([1, -1, -1, 1, -1], np.float32)
+    gradient = ms.grad(lambda x: (relu(x) * Tensor(weight)).sum())(Tensor(x))
+    assert gradient.asnumpy().tolist() == [0, -1, -1, 1, -1]
+
+
+def test_dead_network_learns_again(build):
+    """Its output is 0 everywhere. With a plain ReLU no gradient is left; with the other a step raises it."""
+    image = Tensor(np.random.default_rng(1).standard_normal((1, 3, SIZE, SIZE)).astype(np.float32))
+    weight = Tensor(np.full((1, SIZE, SIZE), -1, np.float32))
+    for revive in (False, True):
+        net = build().set_train(True)
+        net.output_layer.bias.set_data(Tensor([-100.0], ms.float32))
+        if revive:
+            revive_output(net)
+        value, gradients = ValueAndGradients(net)(image, weight)
+        assert value.asnumpy() == 0
+        largest = max(np.abs(gradient.asnumpy()).max() for gradient in gradients)
+        assert (largest > 0) == revive

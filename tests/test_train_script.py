@@ -240,7 +240,10 @@ def test_resumed_run_keeps_its_recipe(repo, train_data, uninterrupted, tmp_path)
         path.rename(path.with_stem("renamed"))
     result = resume("--train_data_dir", str(moved))
     assert result.returncode == 1
-    assert "expected a run of the same course, found other training images (files, kind or invalid)" in result.stderr
+    assert (
+        "expected a run of the same course, found other training images (their files, or what mixdata says"
+        in result.stderr
+    )
 
 
 def test_a_run_folder_goes_on_where_it_is(repo, train_data, uninterrupted, tmp_path):

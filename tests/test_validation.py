@@ -169,6 +169,17 @@ def test_faulty_sample_is_left_out_and_reported_once(copied_data, capsys):
     assert lines[0].startswith(f"left out of the validation: {picture}")
 
 
+def test_images_held_back_may_count_differently(brightness):
+    loss = create_loss("ssi_mse")
+    alone = [merge(HeldBackLoss(brightness, loss, [sample])(), ALONE)["loss"] for sample in SAMPLES]
+    weights = np.where(np.isnan(alone), 100, 1 + np.arange(len(SAMPLES)))  # one has no ground truth
+    assert np.isnan(alone).any()
+    shares = [HeldBackLoss(brightness, loss, SAMPLES, rank, 2, 2, weights=weights)() for rank in range(2)]
+    total, count = (sum(getattr(share[0], key) for share in shares) for key in ("total", "count"))
+    good = ~np.isnan(alone)
+    assert total / count == pytest.approx(np.average(np.array(alone)[good], weights=weights[good]), rel=1e-5)
+
+
 class Faulty(list):
     def __getitem__(self, number):
         if number == 1:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Optional, TypeVar
 
 import numpy as np
 
@@ -208,9 +208,10 @@ class LossLog:
     def draw(self) -> None:
         """Draws loss.png."""
         if self._curve.points:
-            of_sets = {
-                "loss of a set": {name: curve.points for name, curve in self._set_losses.items()},
-                "weight": {name: curve.points for name, curve in self._set_weights.items()},
+            curves = {"loss of a set": self._set_losses, "weight": self._set_weights} if self._set_losses else {}
+            of_sets = {  # steps that were skipped may be all there is
+                what: {name: curve.points for name, curve in sets.items() if curve.points}
+                for what, sets in curves.items()
             }
             draw_curves(self.png_path, self._curve.points, self._scores, self._resumed_at, of_sets)
             self._drawn = time.monotonic()
@@ -221,7 +222,7 @@ def draw_curves(
     losses: Points,
     scores: Mapping[str, Points],
     resumed_at: Sequence[float],
-    of_sets: Mapping[str, Mapping[str, Points]],
+    of_sets: Optional[Mapping[str, Mapping[str, Points]]] = None,
 ) -> None:
     """Draws the course of a run.
 
@@ -231,12 +232,12 @@ def draw_curves(
         scores: Name of a score -> its values. ``loss`` is drawn beside the training loss; the others have a panel for
             each metric, which is what follows the first blank of their names.
         resumed_at: Where the run was resumed, epochs.
-        of_sets: What is known of each training set in each step -> set -> values; each has a panel, unless it is empty.
+        of_sets: What is known of each training set in each step -> set -> values; each has a panel.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
-    of_sets = {what: sets for what, sets in of_sets.items() if sets}
+    of_sets = of_sets or {}
     panels = defaultdict(dict)
     for name, points in scores.items():
         set_name, _, metric = name.partition(" ")

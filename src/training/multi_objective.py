@@ -1,4 +1,6 @@
-"""Training on several sets as multi-objective optimisation: each step lets the loss of no set grow.
+"""Training on several sets as multi-objective optimisation: no step is to let the loss of a set grow.
+
+That holds for small steps against the gradient that is found. Adam, which rescales every parameter, keeps it roughly.
 
 Sener and Koltun, NeurIPS 2018, arXiv:1810.04650; Ranftl et al., arXiv:1907.01341, section 5, with the sets as tasks.
 """
@@ -81,17 +83,17 @@ class _AddTo(nn.Cell):
         return ops.depend(ops.zeros((), ms.float32), self.each(add_tensor, self.sums, gradients))
 
 
-def _rows_of(tensors):
-    return ops.stack([tensor.astype(ms.float32).reshape((-1,)) for tensor in tensors])
-
-
 def _products_of(*tensors):
-    rows = _rows_of(tensors)
-    return (rows.expand_dims(0) * rows.expand_dims(1)).sum(axis=2)
+    products = []
+    for row in range(len(tensors)):
+        for column in range(len(tensors)):
+            first, second = tensors[min(row, column)], tensors[max(row, column)]  # each pair is compiled once
+            products.append((first * second).astype(ms.float32).sum())
+    return ops.stack(products).reshape((len(tensors), len(tensors)))
 
 
 def _products_on_cpu_of(*tensors):
-    rows = _rows_of(tensors)
+    rows = ops.stack([tensor.astype(ms.float32).reshape((-1,)) for tensor in tensors])
     return ops.MatMul(transpose_b=True)(rows, rows)
 
 
@@ -115,6 +117,7 @@ class _Gram(nn.Cell):
         self.sums, self.sets, self.average = ms.ParameterTuple(sum(map(tuple, sums), ())), len(sums), average
         self.count = len(sums[0])
         self.is_local = isinstance(average, nn.Identity)
+        self.sum = nn.Identity() if self.is_local else ops.AllReduce(ops.ReduceOp.SUM)
         self.each = ops.HyperMap()
         # The CPU has no fast sum but a fast product; other devices may form products in half precision.
         self.products_of = _products_on_cpu_of if is_device_the_host() else _products_of
@@ -127,7 +130,8 @@ class _Gram(nn.Cell):
                 mean = self.average(mine)
                 mine = ops.depend(mean, self.each(assign_tensor, mine, mean))
             gradients += (mine,)
-        return ops.addn(self.each(self.products_of, *gradients))
+        # Each process rounds in its own way, but all must find the same weights. Their sum is in any unit.
+        return self.sum(ops.addn(self.each(self.products_of, *gradients)))
 
 
 class _FinishWeighted(nn.Cell):

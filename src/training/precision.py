@@ -1,4 +1,4 @@
-"""What the network computes with while it is trained: mixed precision and its batch normalisation.
+"""How the network computes while it is trained: mixed precision, its batch normalisation, its last ReLU.
 
 Nothing here adds, removes or renames a parameter: a checkpoint is the same whatever was chosen. Weights, moments,
 statistics and gradients are float32 at every level.
@@ -11,7 +11,7 @@ import mindspore as ms
 from mindspore import amp, nn
 
 from src.common.errors import UsageError
-from src.custom_op import Upsample2x
+from src.custom_op import RevivingReLU, Upsample2x
 from src.midas_net import MidasNet
 
 
@@ -125,6 +125,14 @@ def freeze_normalisation(net: MidasNet) -> None:
     for _, cell in net.encoder.cells_and_names():
         if isinstance(cell, nn.BatchNorm2d):
             cell.use_batch_statistics = False
+
+
+def revive_output(net: MidasNet) -> None:
+    """Gives the network a last ReLU that can be raised from 0 again, see ``RevivingReLU``.
+
+    To be called before ``apply_precision`` and before the network is compiled first. What it predicts stays the same.
+    """
+    net.decoder.output_conv_scratch[len(net.decoder.output_conv_scratch) - 1] = RevivingReLU()
 
 
 def synchronise_normalisation(net: MidasNet, target: str, world: int) -> None:

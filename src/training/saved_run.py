@@ -97,7 +97,7 @@ def restore(step: TrainStep, saved: SavedRun, course: Mapping[str, Any]) -> None
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[str]:
     """Names what two courses do not have in common, one phrase each; ``files`` is a checksum."""
     return [
-        "other training images (files, kind or invalid)"
+        "other training images (their files, or what mixdata says of them)"
         if key == "files"
         else f"{key} {then.get(key)} then and {now.get(key)} now"
         for key in {**then, **now}

@@ -32,7 +32,8 @@ class TrainStep:
     whatever the caller wants to know, summed over the processes; and, with several sets, the loss of each and the
     weight of each. It is the same in every process. State and loss are those before the update.
 
-    With equal weights, nothing here waits for the device: the vector is on it until somebody reads it.
+    With equal weights, nothing here waits for the device: the vector is on it until somebody reads it. With others,
+    ``waits`` is true: the weights are found on the host.
 
     Args:
         net: (N, 3, H, W) -> (N, H, W).
@@ -58,8 +59,9 @@ class TrainStep:
         sets: int = 1,
         weighting: str = EQUAL,
     ):
-        self.net, self.loss, self.optimizer, self.scaler = net, loss, optimizer, scaler
+        self.net, self.loss, self.optimizer, self.scaler, self.parts = net, loss, optimizer, scaler, parts
         weighting = weighting if sets > 1 else EQUAL
+        self.waits = weighting != EQUAL
         network = NetworkWithLoss(net, loss, scaler)
         network.set_grad()
         statistics = list(self.statistics().values())

@@ -48,8 +48,8 @@ class Clock:
     """Where the time goes: seconds since the last reset, by what they were spent on.
 
     Args:
-        computes_at_once: Whether a step has been computed when the call returns, as on the CPU. On other devices the
-            call hands it to a queue, and the device is waited for when a result is read.
+        computes_at_once: Whether a step has been computed when the call returns, as on the CPU, or most of it. On other
+            devices the call hands it to a queue, and the device is waited for when a result is read.
     """
 
     def __init__(self, computes_at_once: bool):
@@ -90,13 +90,16 @@ class _Reporter:
         settings: Of the run.
         start: Where the run starts.
         is_silent: Print nothing.
+        computes_at_once: See ``Clock``.
     """
 
-    def __init__(self, order: SampleOrder, settings: LoopSettings, start: Position, is_silent: bool):
+    def __init__(
+        self, order: SampleOrder, settings: LoopSettings, start: Position, is_silent: bool, computes_at_once: bool
+    ):
         self.order, self.settings, self.is_silent = order, settings, is_silent
         self.first_step = self.epoch_first_step = start.steps
         self.run_start = self.epoch_start = self.last = time.perf_counter()
-        self.clock = Clock(is_device_the_host())
+        self.clock = Clock(computes_at_once)
         self.clock_first_step = start.steps
 
     def print(self, line: str) -> None:
@@ -215,7 +218,8 @@ class Trainer:
         """
         if self.group.rank == 0:
             self._log = LossLog(self.folder.path, self.order.size, start.epoch, start.step)
-        reporter = _Reporter(self.order, self.settings, start, is_silent=self.group.rank != 0)
+        computes_at_once = is_device_the_host() or self.step.waits
+        reporter = _Reporter(self.order, self.settings, start, self.group.rank != 0, computes_at_once)
         announcement = "asked to stop: the run ends after this step, with a checkpoint"
         with stop_between_items(announcement) as self._requests:
             try:

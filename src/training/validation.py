@@ -6,6 +6,7 @@ able to score until then says nothing about the network.
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,12 +29,12 @@ class Score:
     Attributes:
         name: Of the score; the same in all processes.
         total: Sum over the images that this process has scored.
-        count: How many these are.
+        count: How many these are, or the sum of their weights.
     """
 
     name: str
     total: float
-    count: int
+    count: float
 
 
 # (whether to stop) -> this process's share of the scores
@@ -78,7 +79,7 @@ class Apart(nn.Cell):
 class HeldBackLoss:
     """The training loss on images that are held back, a validator.
 
-    Each image counts alike: the loss is that of a batch of this image alone. Images without a valid pixel are left out.
+    The loss of an image is that of a batch of this image alone. Images without a valid pixel are left out.
 
     Args:
         net: The network that is being trained, (N, 3, H, W) -> (N, H, W).
@@ -88,6 +89,7 @@ class HeldBackLoss:
         world: Number of processes.
         batch_size: How many images pass the network together; the last batch is filled up.
         workers: Threads that load images.
+        weights: How much each image counts; by default all count alike.
     """
 
     def __init__(
@@ -99,7 +101,9 @@ class HeldBackLoss:
         world: int = 1,
         batch_size: int = 1,
         workers: int = 2,
+        weights: Optional[Sequence[float]] = None,
     ):
+        self.weights = [1.0] * len(source) if weights is None else weights
         self.net, self.loss, self.source = net, loss, source
         self.numbers = range(rank, len(source), world)
         self.batch_size, self.workers = batch_size, workers
@@ -115,22 +119,24 @@ class HeldBackLoss:
             DataError: A file cannot be read.
         """
         losses: list[float] = []
+        counts: list[float] = []
         with evaluating(self.net), thread_pool(self.workers) as pool:
             numbers = takewhile(lambda _: not is_asked(), self.numbers)
             samples = run_ahead(pool, self.source.__getitem__, numbers, max(self.workers, self.batch_size))
             while batch := list(islice(samples, self.batch_size)):
+                weights = self.weights[self.numbers[len(counts)] :: self.numbers.step]
+                counts += [weight * mask.any() for weight, (_, _, mask) in zip(weights, batch)]
                 losses += self._losses(batch)
-        return [Score(HELD_BACK, math.fsum(losses), len(losses))]
+        return [Score(HELD_BACK, math.fsum(map(operator.mul, counts, losses)), math.fsum(counts))]
 
     def _losses(self, batch: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[float]:
-        """Returns the loss of every image of a batch that has a valid pixel."""
+        """Returns the loss of every image of a batch, 0 for one without a valid pixel."""
         images = [image for image, _, _ in batch]
         images += [images[-1]] * (self.batch_size - len(images))  # one size: compiled once
         predictions = self._apart(ms.Tensor(np.stack(images))).asnumpy()
         return [
             float(self.loss(*(ms.Tensor(array[None]) for array in (prediction, target, mask))).asnumpy())
             for prediction, (_, target, mask) in zip(predictions, batch)
-            if mask.any()
         ]
 
 

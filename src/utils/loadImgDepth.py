@@ -97,9 +97,9 @@ class LoadImagesDepth:
         stored, marks = read_ground_truth(pair)
         limits = inverse_depth_range(stored, pair.truth, marks, self._top)
         image = read_image(pair.image_path, exif_rotation=False)
-        sample = (
-            {"image": image, "depth": stored} if marks is None else {"image": image, "depth": stored, "mask": marks}
-        )
+        sample = {"image": image, "depth": stored}
+        if marks is not None:
+            sample["mask"] = marks
         sample = {key: view.crop(part, self._aspect, image.shape[:2]) for key, part in sample.items()}
         sample = self._resize(sample)
         # Only what has been resized is mirrored: nearest neighbour takes other pixels from a mirrored image.

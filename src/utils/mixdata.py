@@ -576,14 +576,21 @@ def describe_sets(pairs: Sequence[Pair], checked: CheckedPairs) -> list[str]:
     return [describe_set(name, truths[name], count, read[name]) for name, count in listed.items()]
 
 
-def describe_mixture(pairs: Sequence[Pair]) -> list[str]:
-    """Returns a line on how often the images of each set come in an epoch of all images, if there are several sets."""
-    listed = Counter(pair.dataset for pair in pairs)
-    if len(listed) < 2:
-        return []
-    share = len(pairs) / len(listed)
-    times = ", ".join(f"{name} {share / count:.3g} times" for name, count in listed.items())
-    return [f"mixture: {len(listed)} sets of equal shares; an epoch of {len(pairs)} images goes through {times}"]
+def set_sizes(pairs: Sequence[Pair]) -> dict[str, int]:
+    """Returns how many pairs each set has."""
+    return dict(Counter(pair.dataset for pair in pairs))
+
+
+def describe_mixture(sets: Mapping[str, int], epoch_images: int) -> str:
+    """Says how often the images of each set come in an epoch.
+
+    Args:
+        sets: Name -> number of images.
+        epoch_images: Images in an epoch.
+    """
+    share = epoch_images / len(sets)
+    times = ", ".join(f"{name} {share / count:.3g} times" for name, count in sets.items())
+    return f"mixture: {len(sets)} sets of equal shares; an epoch of {epoch_images} images goes through {times}"
 
 
 def warnings_of(pairs: Sequence[Pair], checked: CheckedPairs, as_options: bool = False) -> list[str]:

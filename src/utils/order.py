@@ -83,6 +83,7 @@ class SampleOrder:
             raise DataError(
                 f"training data: expected at least the {self.images_per_step} samples that one step takes "
                 f"(batch_size x accumulate_steps {self.batch_size} x devices {self.world}), found {self.size}"
+                + (" in an epoch (epoch_images)" if self.sets and sum(self.sets) != self.size else "")
             )
 
     @property

@@ -25,7 +25,9 @@ from typing import NamedTuple, Optional, Union
 
 import numpy as np
 
-INVERSE_DEPTH, NEGATIVE_DISPARITY, DEPTH = KINDS = ("inverse_depth", "negative_disparity", "depth")
+from src.common.names import TRUTH_KINDS
+
+INVERSE_DEPTH, NEGATIVE_DISPARITY, DEPTH = KINDS = TRUTH_KINDS
 TOP = 255  # targets span 0 .. TOP, unless they are to span 0 .. 1
 Number = Union[int, float, None]
 Range = tuple[float, float]
