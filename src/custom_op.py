@@ -49,18 +49,25 @@ def conv2d(
 
 
 class RevivingReLU(nn.Cell):
-    """A ReLU whose gradient also reaches inputs below 0 where a step against it would raise them.
+    """A ReLU that brings images back to life of which it has set most pixels to 0: (N, C, H, W).
 
-    Forwards it is a ReLU. A plain one passes no gradient to what is below 0. As the last layer of a network whose loss
-    is blind to shifts, it may shut pixel after pixel off, for good.
+    It is a ReLU, but for the gradient of such images: where a step against it would raise a pixel from 0, it passes. A
+    plain ReLU passes no gradient to what is below 0; as the last layer of a network whose loss is blind to shifts, it
+    may shut pixel after pixel off, until nothing is left that learns.
     """
+
+    def __init__(self):
+        super().__init__()
+        self.mean = ops.ReduceMean(keep_dims=True)
 
     def construct(self, x):
         return ops.relu(x)
 
     def bprop(self, x, out, dout):
-        passes = ops.logical_or(ops.greater(x, 0), ops.less(dout, 0))
-        return (dout * ops.cast(passes, dout.dtype),)
+        is_alive = ops.cast(ops.greater(x, 0), dout.dtype)
+        is_dead = ops.less(self.mean(is_alive, (1, 2, 3)), 0.5)
+        is_raised = ops.cast(ops.logical_and(ops.less(dout, 0), is_dead), dout.dtype)
+        return (dout * ops.maximum(is_alive, is_raised),)
 
 
 class StemMaxPool(nn.Cell):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -12,9 +13,10 @@ from conftest import CACHED
 
 import midas_train
 from preprocess.scenes import render_scene
-from src.config import FINE_TUNING_FILE, REPOSITORY, load_config
+from src.common.errors import UsageError
+from src.config import FINE_TUNING_FILE, REPOSITORY, dump_config, load_config
 from src.training.loss_log import read_loss_csv, read_val_csv
-from src.weights.checkpoint import read_ckpt
+from src.weights.checkpoint import read_ckpt, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,9 @@ def test_one_command(command, photos, weights, tmp_path):
     assert "97.1 % valid, depth; the lower part is nearer in" in line
     assert "warning" not in done.stderr
     assert "1 of them are held back for validation" in done.stdout
-    assert "fine-tuning: loss ssi_trim, backbone_params_lr 1e-06, no_backbone_params_lr 1e-05" in done.stdout
+    assert (
+        "fine-tuning, see config_finetune.yaml: loss ssi_trim, target_range 1, backbone_params_lr 1e-06" in done.stdout
+    )
     rows = list(read_loss_csv(folder / "loss.csv"))
     assert [row.samples for row in rows] == [4, 8, 12, 16, 20]
     assert rows[0].backbone_lr == pytest.approx(1e-6)
@@ -77,16 +81,13 @@ def test_one_command(command, photos, weights, tmp_path):
         (["--train_depth", ""], "train_depth: expected a folder"),
         (["--train_images", ""], "train_images: expected a folder"),
         (["--train_invalid", "none"], "train_invalid: expected a number or '', found none"),
-        (["--batch_size", "64"], "expected at least the 64 samples that one step takes"),
     ],
 )
-def test_faults(command, words, expected, tmp_path):
-    done = subprocess.run(
-        [*command, "--train_output_path", str(tmp_path / "run"), *words], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode in (1, 2)
-    assert expected in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+def test_faults(monkeypatch, photos, words, expected):
+    folders = ["--train_images", photos / "rgb", "--train_depth", photos / "depth"]
+    with pytest.raises(UsageError) as caught:
+        midas_train.check_settings(settings_of(monkeypatch, *folders, *words)[0])
+    assert expected in str(caught.value)
 
 
 def fine_tuning(*words):
@@ -130,3 +131,66 @@ def test_the_recipe_of_the_paper():
     assert (mix.epoch_size, mix.mixing) == (60, "multi_objective")
     assert redweb.batch_size == 8
     assert mix.batch_size * mix.accumulate_steps == 8 * 5
+
+
+def settings_of(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["midas_train.py", *map(str, words)])
+    return midas_train.load_settings()
+
+
+def test_a_run_is_found_again_by_its_folders(monkeypatch, tmp_path):
+    """--resume True looks where fine-tuning writes, and takes the settings that the run had."""
+    folders = ["--train_images", tmp_path, "--train_depth", tmp_path]
+    new, checkpoint = settings_of(monkeypatch, *folders, "--seed", 7)
+    assert checkpoint is None
+    run = tmp_path / "run"
+    monkeypatch.setattr("src.config.FINE_TUNING_FILE", tmp_path / "fine.yaml")
+    (tmp_path / "fine.yaml").write_text(f"train_output_path: '{run}'\n")
+    run.mkdir()
+    save_checkpoint(run / "Midas_0-3_2.ckpt", {})
+    (run / "config.yaml").write_text(dump_config(replace(new, train_output_path=str(run))))
+    for words in ([*folders, "--resume", "True"], ["--resume", run]):
+        settings, checkpoint = settings_of(monkeypatch, *words)
+        assert checkpoint == run / "Midas_0-3_2.ckpt"
+        assert (settings.seed, settings.loss, settings.train_images) == (7, "ssi_trim", str(tmp_path))
+        assert settings.train_output_path == str(run)
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_was(monkeypatch, tmp_path):
+    """Its settings lack what came later, whatever the defaults are now."""
+    save_checkpoint(tmp_path / "Midas_0-3_2.ckpt", {})
+    lines = dump_config(load_config("", [])).splitlines()
+    old = [line for line in lines if line.partition(":")[0] not in midas_train.EARLIER]
+    assert len(old) == len(lines) - len(midas_train.EARLIER)
+    (tmp_path / "config.yaml").write_text("\n".join(old))
+    settings, _ = settings_of(monkeypatch, "--resume", tmp_path, "--mixing", "pooled")
+    assert {key: getattr(settings, key) for key in midas_train.EARLIER} == midas_train.EARLIER
+    with pytest.raises(UsageError, match=r"mixing: expected pooled, found naive \(a resumed run keeps"):
+        settings_of(monkeypatch, "--resume", tmp_path, "--mixing", "naive")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--train_kind", "depth"], "command line: train_kind has no effect here: it is for train_images"),
+        (["--train_images", ".", "--train_depth", ".", "--mixdata", "a.json"], "mixdata has no effect here"),
+        (["--loss_scales", "9", "--img_width", "256"], "loss_scales: expected steps of less than the 256 pixels of an"),
+        (["--upper_bound", "True"], "upper_bound: expected False unless mixing is multi_objective"),
+        (["--loss_trim", "1"], "loss_trim: expected a number from 0 to below 1, found 1"),
+        (["--target_range", "2"], "target_range: expected 1 or 255, found 2"),
+    ],
+)
+def test_settings_that_make_no_sense(monkeypatch, train_data, words, expected):
+    with pytest.raises(UsageError) as caught:
+        midas_train.check_settings(settings_of(monkeypatch, "--train_data_dir", train_data, *words)[0])
+    assert expected in str(caught.value)
+
+
+def test_a_batch_holds_equally_many_images_of_each_set():
+    pairs = [SimpleNamespace(dataset=name) for name in "aabbbc"]
+    config = load_config("", ["--batch_size", "6"])
+    assert midas_train.mixed_sets(config, pairs) == {"a": 2, "b": 3, "c": 1}
+    assert midas_train.mixed_sets(replace(config, mixing="pooled"), pairs) == {}
+    assert midas_train.mixed_sets(config, pairs[:2]) == {}
+    with pytest.raises(UsageError, match=r"batch_size: expected a multiple of 3, the number of training sets.*found 8"):
+        midas_train.mixed_sets(replace(config, batch_size=8), pairs)

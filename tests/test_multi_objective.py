@@ -293,7 +293,9 @@ def test_the_real_network(level, tmp_path):
     scaler = amp.StaticLossScaler(2.0**10) if level == "O2" else None
     step = make_step(net.set_train(True), UPPER_BOUND, scaler=scaler)
     loss, (image, target, mask) = step.loss, map(ms.Tensor, batch)
-    found = step._step._squares(image, target, mask, loss.valid_pixels(mask, 2), ms.Tensor([0, 0], ms.float32)).asnumpy()
+    found = step._step._squares(
+        image, target, mask, loss.valid_pixels(mask, 2), ms.Tensor([0, 0], ms.float32)
+    ).asnumpy()
 
     image, target, mask = map(torch.from_numpy, batch)
     stages, encoder = [], twin.train().pretrained

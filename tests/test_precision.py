@@ -305,8 +305,8 @@ def test_bfloat16_where_there_is_none():
         settle_precision("O3", "bfloat16", "off", "Ascend")
 
 
-def test_last_relu_can_be_raised_again(build):
-    """Forwards it is a ReLU; a gradient against which a step would raise the output passes at 0 and below, too."""
+def test_last_relu_brings_dead_images_back(build):
+    """It is a ReLU. In an image most of which is 0, a gradient against which a step would raise a pixel passes, too."""
     rng = np.random.default_rng(0)
     image = Tensor(rng.standard_normal((2, 3, SIZE, SIZE)).astype(np.float32))
     net = build().set_train(False)
@@ -317,9 +317,15 @@ def test_last_relu_can_be_raised_again(build):
     revive_output(net)
     np.testing.assert_array_equal(net(image).asnumpy(), expected)
     relu = net.decoder.output_conv_scratch[-1]
-    x, weight = np.array([-2, -2, 0, 3, 3], np.float32), np.array([1, -1, -1, 1, -1], np.float32)
-    gradient = ms.grad(lambda x: (relu(x) * Tensor(weight)).sum())(Tensor(x))
-    assert gradient.asnumpy().tolist() == [0, -1, -1, 1, -1]
+    x = np.array([[-2, -2, 0, 3, 3], [-2, 3, 0, 3, 3]], np.float32).reshape(2, 1, 1, 5)
+    weight = np.array([[1, -1, -1, 1, -1], [-1, -1, -1, 1, 1]], np.float32).reshape(x.shape)
+    weight_tensor = Tensor(weight)
+
+    def weighted(x):
+        return (relu(x) * weight_tensor).sum()
+
+    gradient = ms.grad(weighted)(Tensor(x))
+    assert gradient.asnumpy().reshape(2, 5).tolist() == [[0, -1, -1, 1, -1], [0, -1, 0, 1, 1]]
 
 
 def test_dead_network_learns_again(build):

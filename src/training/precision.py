@@ -128,7 +128,7 @@ def freeze_normalisation(net: MidasNet) -> None:
 
 
 def revive_output(net: MidasNet) -> None:
-    """Gives the network a last ReLU that can be raised from 0 again, see ``RevivingReLU``.
+    """Gives the network a last ReLU that brings dead images back to life, see ``RevivingReLU``.
 
     To be called before ``apply_precision`` and before the network is compiled first. What it predicts stays the same.
     """
