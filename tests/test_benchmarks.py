@@ -196,7 +196,7 @@ def test_experiment_does_what_is_missing(repo, tmp_path):
     (row,) = [line for line in result.stdout.splitlines() if line.startswith("| exact |")]
     scores = json.loads((tmp_path / "results.json").read_text())["results"]["exact"]["1"]
     assert sum(scores["weights"].values()) == pytest.approx(1)
-    assert f"{scores['scores']['ETH3D']:.3f} ({scores['scores']['ETH3D']:.3f})" in row
+    assert f"| {scores['scores']['Kitti']:.1f} ({scores['scores']['Kitti']:.1f}) |" in row
     assert np.isfinite(list(scores["scores"].values())).all()
     assert len(scores["scores"]) == 5
     assert (tmp_path / "plot.png").stat().st_size > 10_000
