@@ -72,10 +72,10 @@ def _write_picture(path: Path, image: np.ndarray, file_format: str = "") -> None
     path.write_bytes(cv2.imencode(file_format or path.suffix, stored)[1].tobytes())
 
 
-def _holes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Draws where a depth camera has no reading: blobs, (H, W) bool, that cover a tenth of the picture."""
+def draw_blobs(rng: np.random.Generator, height: int, width: int, share: float = 0.1) -> np.ndarray:
+    """Draws blobs, bool (H, W), that cover this share of the picture: where a depth camera has no reading, say."""
     smooth = cv2.resize(rng.random((7, 9)), (width, height), interpolation=cv2.INTER_CUBIC)
-    return smooth > np.quantile(smooth, 0.9)
+    return smooth > np.quantile(smooth, 1 - share)
 
 
 def _write_redweb(output: Path, rng: np.random.Generator, index: int, height: int, width: int) -> None:
@@ -84,7 +84,7 @@ def _write_redweb(output: Path, rng: np.random.Generator, index: int, height: in
         write_text(output.parent / "mixdata.json", json.dumps(MIXDATA) + "\n")
     image, depth = render_scene(rng, height, width)
     _write_picture(output / "Imgs" / f"sample_{index:05d}.jpg", image)
-    _write_picture(output / "RDs" / f"sample_{index:05d}.png", redweb_values(depth, _holes(rng, height, width)))
+    _write_picture(output / "RDs" / f"sample_{index:05d}.png", redweb_values(depth, draw_blobs(rng, height, width)))
 
 
 def _write_kitti(output: Path, rng: np.random.Generator, index: int, height: int, width: int) -> None:
@@ -105,7 +105,7 @@ def _write_tum(output: Path, rng: np.random.Generator, index: int, height: int, 
     stamp = 1311870426 + index / 30  # s
     files = f"rgb/{stamp:.6f}.png", f"depth/{stamp + 0.005:.6f}.png"
     _write_picture(sequence / files[0], image)
-    write_png16(sequence / files[1], np.rint(5000 * depth * ~_holes(rng, height, width)).astype(np.uint16))
+    write_png16(sequence / files[1], np.rint(5000 * depth * ~draw_blobs(rng, height, width)).astype(np.uint16))
     with open(sequence / "associate.txt", "a", encoding="ascii") as pairs:
         print(*files, file=pairs)
 
@@ -132,7 +132,7 @@ def _write_eth3d(output: Path, rng: np.random.Generator, index: int, height: int
     image, depth = render_scene(rng, height, width)
     scene = output / f"scene_{index + 1}"
     _write_picture(scene / "images" / "dslr_images" / "DSC_0001.JPG", image)
-    depth[_holes(rng, height, width)] = np.inf
+    depth[draw_blobs(rng, height, width)] = np.inf
     truth = scene / "ground_truth_depth" / "dslr_images" / "DSC_0001.JPG"
     truth.parent.mkdir(parents=True)
     truth.write_bytes(depth.astype("<f4").tobytes())
@@ -159,7 +159,7 @@ def _write_diw(output: Path, rng: np.random.Generator, index: int, height: int, 
 def _write_nyu(output: Path, rng: np.random.Generator, index: int, height: int, width: int) -> None:
     """Adds a picture to the arrays, transposed as MATLAB stores them, and to the list of test pictures."""
     image, depth = render_scene(rng, height, width, "room")
-    arrays = {"images": image.transpose(2, 1, 0), "rawDepths": (depth * ~_holes(rng, height, width)).T}
+    arrays = {"images": image.transpose(2, 1, 0), "rawDepths": (depth * ~draw_blobs(rng, height, width)).T}
     output.mkdir(exist_ok=True)
     with h5py.File(output / "nyu.mat", "a") as file:
         for name, array in arrays.items():

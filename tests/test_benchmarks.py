@@ -1,15 +1,20 @@
 """The benchmark scripts run; what they measure is for a quiet machine."""
 
+import json
 import subprocess
 import sys
+from collections import defaultdict
 
 import numpy as np
 import psutil
 import pytest
 from mindspore.nn.utils import no_init_parameters
 
+from preprocess.scenes import render_scene
 from src.common.errors import MidasError
 from src.midas_net import MidasNet
+from src.utils.loadImgDepth import LoadImagesDepth
+from src.utils.mixdata import list_pairs
 
 
 @pytest.mark.parametrize(
@@ -146,3 +151,63 @@ def test_fit_finds_the_links_that_made_the_times(model):
     cluster = model.Cluster("", link, link, 1, {}, devices_per_node=2, overhead=0.0)
     found = fit({size: model.all_reduce(size, 2, cluster, "ring") for size in (4096, 10**6, 10**8)}, 2)
     assert (found.inside.latency, found.inside.bandwidth) == pytest.approx((2e-4, 3e8))
+
+
+@pytest.fixture
+def experiment(repo, monkeypatch):
+    monkeypatch.syspath_prepend(repo / "benchmarks")
+    import mixing_experiment
+
+    return mixing_experiment
+
+
+def test_training_sets_of_the_experiment_are_what_they_are_said_to_be(experiment, tmp_path):
+    size = experiment.Size(images=6, held_out=1)
+    experiment.make_training_data(tmp_path, 1, size)
+    (tmp_path / "mixdata.json").write_text(experiment.mixdata(list(experiment.SETS), experiment.TRAINING))
+    pairs, faults = list_pairs(tmp_path, tmp_path / "mixdata.json")
+    assert not faults
+    source = LoadImagesDepth(pairs, experiment.WIDTH, experiment.HEIGHT, [0.5] * 3, [0.5] * 3)
+    targets, shares = defaultdict(list), defaultdict(list)
+    for pair, (_, target, mask) in zip(pairs, source):
+        targets[pair.dataset].append(target[mask > 0].astype(np.float64))
+        shares[pair.dataset].append(mask.mean())
+    assert {name: len(of_set) for name, of_set in targets.items()} == dict.fromkeys(experiment.SETS, 6)
+    for of_set in shares.values():
+        assert of_set == pytest.approx([1 - experiment.MISSING_SHARE] * 6, abs=1e-3)
+    for clean, wrong in zip(targets["scenes"], targets["outliers"]):
+        assert np.mean(clean != wrong) == pytest.approx(experiment.OUTLIERS_SHARE, abs=0.06)  # of the valid pixels
+    for name, is_linear in (("rooms", True), ("streets", True), ("scenes", True), ("bent", False)):
+        number = list(experiment.SOURCES).index(name)
+        for index, target in enumerate(targets[name]):
+            rng = np.random.default_rng([1, number, 0, index])
+            _, depth = render_scene(rng, experiment.HEIGHT, experiment.WIDTH, experiment.SOURCES[name].setting)
+            missing = experiment.draw_blobs(rng, experiment.HEIGHT, experiment.WIDTH, experiment.MISSING_SHARE)
+            depth = depth[~missing].astype(np.float64)
+            assert np.corrcoef(target, 1 / depth if is_linear else -depth)[0, 1] > 0.999
+            if not is_linear:
+                assert 0.6 < np.corrcoef(target, 1 / depth)[0, 1] < 0.92
+
+
+def test_experiment_does_what_is_missing(repo, tmp_path):
+    words = ["mixing_experiment.py", "--quick", "--only", "exact", "--output", tmp_path]
+    result = run(repo, *words)
+    assert result.returncode == 0, result.stderr
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("| exact |")]
+    scores = json.loads((tmp_path / "results.json").read_text())["results"]["exact"]["1"]
+    assert sum(scores["weights"].values()) == pytest.approx(1)
+    assert f"| {scores['scores']['Kitti']:.1f} ({scores['scores']['Kitti']:.1f}) |" in row
+    assert np.isfinite(list(scores["scores"].values())).all()
+    assert len(scores["scores"]) == 5
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+    (tmp_path / "seed1" / "exact" / "train.txt").unlink()
+    again = run(repo, *words)
+    assert again.stdout == result.stdout
+    assert not (tmp_path / "seed1" / "exact" / "train.txt").exists()  # not trained again
+
+
+def test_experiment_refuses_unknown_runs(repo, tmp_path):
+    result = run(repo, "mixing_experiment.py", "--only", "trimmed", "--output", tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --only: expected runs of clean ssi_mse, ")
+    assert result.stderr.endswith(", found 'trimmed'\n")
