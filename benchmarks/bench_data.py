@@ -54,7 +54,7 @@ def plain_sample(pair: Pair) -> tuple[np.ndarray, ...]:
     truth = pair.truth
     mask = np.ones_like(stored) if truth.invalid is None else (stored != truth.invalid).astype(np.float64)
     target = mask * (255 - stored if truth.kind == NEGATIVE_DISPARITY else stored)
-    target, mask = (cv2.resize(x, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) for x in (target, mask))
+    target, mask = (cv2.resize(x, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST_EXACT) for x in (target, mask))
     return image, target.astype(np.float32), mask.astype(np.float32)
 
 

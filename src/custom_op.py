@@ -48,13 +48,8 @@ def conv2d(
     )
 
 
-class RevivingReLU(nn.Cell):
-    """A ReLU that brings images back to life of which it has set most pixels to 0: (N, C, H, W).
-
-    It is a ReLU, but for the gradient of such images: where a step against it would raise a pixel from 0, it passes. A
-    plain ReLU passes no gradient to what is below 0; as the last layer of a network whose loss is blind to shifts, it
-    may shut pixel after pixel off, until nothing is left that learns.
-    """
+class _Revive(nn.Cell):
+    """The forward and backward pass of ``RevivingReLU``."""
 
     def __init__(self):
         super().__init__()
@@ -68,6 +63,23 @@ class RevivingReLU(nn.Cell):
         is_dead = ops.less(self.mean(is_alive, (1, 2, 3)), 0.5)
         is_raised = ops.cast(ops.logical_and(ops.less(dout, 0), is_dead), dout.dtype)
         return (dout * ops.maximum(is_alive, is_raised),)
+
+
+class RevivingReLU(nn.Cell):
+    """A ReLU that brings images back to life of which it has set most pixels to 0: (N, C, H, W).
+
+    It is a ReLU, but for the gradient of such images: where a step against it would raise a pixel from 0, it passes. A
+    plain ReLU passes no gradient to what is below 0; as the last layer of a network whose loss is blind to shifts, it
+    may shut pixel after pixel off, until nothing is left that learns.
+    """
+
+    def __init__(self):
+        super().__init__()
+        # Of its own, since what a cell casts its input to is unknown to a backward pass that is written out.
+        self.revive = _Revive()
+
+    def construct(self, x):
+        return self.revive(x)
 
 
 class StemMaxPool(nn.Cell):

@@ -83,7 +83,8 @@ def test_group_that_takes_too_long_is_ended(repo, tmp_path, monkeypatch):
         check_scaling.run_group(2, [tmp_path], tmp_path)
     workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
     assert len(workers) >= 2
-    assert not any(psutil.pid_exists(worker) for worker in workers)
+    left = [psutil.Process(worker) for worker in workers if psutil.pid_exists(worker)]
+    assert not psutil.wait_procs(left, timeout=10)[1]  # a busy machine takes a moment to bury them
 
 
 @pytest.fixture
@@ -190,20 +191,19 @@ def test_training_sets_of_the_experiment_are_what_they_are_said_to_be(experiment
 
 
 def test_experiment_does_what_is_missing(repo, tmp_path):
-    words = ["mixing_experiment.py", "--quick", "--only", "exact", "--output", tmp_path]
+    words = ["mixing_experiment.py", "--quick", "--only", "rooms", "--output", tmp_path]
     result = run(repo, *words)
     assert result.returncode == 0, result.stderr
-    (row,) = [line for line in result.stdout.splitlines() if line.startswith("| exact |")]
-    scores = json.loads((tmp_path / "results.json").read_text())["results"]["exact"]["1"]
-    assert sum(scores["weights"].values()) == pytest.approx(1)
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("| rooms |")]
+    scores = json.loads((tmp_path / "results.json").read_text())["results"]["rooms"]["1"]
     assert f"| {scores['scores']['Kitti']:.1f} ({scores['scores']['Kitti']:.1f}) |" in row
     assert np.isfinite(list(scores["scores"].values())).all()
-    assert len(scores["scores"]) == 5
+    assert len(scores["scores"]) == 3
     assert (tmp_path / "plot.png").stat().st_size > 10_000
-    (tmp_path / "seed1" / "exact" / "train.txt").unlink()
+    (tmp_path / "seed1" / "rooms" / "train.txt").unlink()
     again = run(repo, *words)
     assert again.stdout == result.stdout
-    assert not (tmp_path / "seed1" / "exact" / "train.txt").exists()  # not trained again
+    assert not (tmp_path / "seed1" / "rooms" / "train.txt").exists()  # not trained again
 
 
 def test_experiment_refuses_unknown_runs(repo, tmp_path):

@@ -99,9 +99,9 @@ def apply_precision(net: MidasNet, precision: Precision) -> None:
     if precision.level == "O0":
         return
     half = getattr(ms, precision.dtype)
-    output = net.decoder.output_conv_scratch[-1]
+    last = {cell for _, cell in net.decoder.output_conv_scratch[-1].cells_and_names()}
     for _, cell in net.cells_and_names():
-        if cell is output or isinstance(cell, Upsample2x):
+        if cell in last or isinstance(cell, Upsample2x):
             cell.to_float(ms.float32)
         elif precision.level == "auto" or cell.cells():
             continue  # a cell that holds others only hands on what they return
