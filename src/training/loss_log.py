@@ -14,6 +14,7 @@ import numpy as np
 from src.common.atomic import atomic_path
 
 LOSS_CSV, SETS_CSV, VAL_CSV = "loss.csv", "sets.csv", "val.csv"
+WEIGHT = "weight"  # of a set
 HELD_BACK = "loss"  # name of the score that is the loss of images held back
 _SHORTEST_WINDOW = 5  # values in a running mean
 
@@ -208,7 +209,7 @@ class LossLog:
     def draw(self) -> None:
         """Draws loss.png."""
         if self._curve.points:
-            curves = {"loss of a set": self._set_losses, "weight": self._set_weights} if self._set_losses else {}
+            curves = {"loss of a set": self._set_losses, WEIGHT: self._set_weights} if self._set_losses else {}
             of_sets = {  # steps that were skipped may be all there is
                 what: {name: curve.points for name, curve in sets.items() if curve.points}
                 for what, sets in curves.items()
@@ -264,7 +265,7 @@ def draw_curves(
         for number, (name, points) in enumerate(sets.items(), start=2):
             epochs, values = np.array(points).T
             panel.plot(epochs, _smooth(values), lw=1.5, color=f"C{number}", label=name)
-        panel.set(ylabel=what)
+        panel.set(ylabel=what, ylim=(0, 1) if what == WEIGHT else None)
     for panel, (metric, sets) in zip(others[len(of_sets) :], panels.items()):
         for number, (name, points) in enumerate(sets.items(), start=2):
             panel.plot(*zip(*points), lw=1.5, marker="o", ms=3, color=f"C{number}", label=name)
