@@ -98,13 +98,6 @@ FREE_KEYS = (
 )  # fmt: skip
 KEYS = (*COURSE_KEYS, *DECAY_KEYS, *FREE_KEYS)
 
-# What mixing and upper_bound ask for -> weighting of ``TrainStep``.
-WEIGHTINGS = {
-    ("naive", False): "equal",
-    ("pooled", False): "equal",
-    ("multi_objective", False): "exact",
-    ("multi_objective", True): "upper_bound",
-}
 RATE_KEYS = (
     "backbone_params_lr", "backbone_params_end_lr", "no_backbone_params_lr", "no_backbone_params_end_lr",
 )  # fmt: skip
@@ -117,10 +110,11 @@ def course_keys(config: Config) -> tuple[str, ...]:
 
 def check_settings(config: Config) -> None:
     """Raises UsageError for settings with which training images cannot be stacked into batches, or for absent data."""
-    if 2 ** (config.loss_scales - 1) >= min(config.img_width, config.img_height):
+    last_step, side = 2 ** (config.loss_scales - 1), min(config.img_width, config.img_height)
+    if last_step >= side:
         raise UsageError(
-            f"loss_scales: expected steps of less than the {min(config.img_width, config.img_height)} pixels of an "
-            f"image, found {config.loss_scales}, the last of which has {2 ** (config.loss_scales - 1)}"
+            f"loss_scales: expected steps of less than the {side} pixels of an image, found {config.loss_scales}, the "
+            f"last of which has {last_step}"
         )
     if config.keep_aspect_ratio:
         raise UsageError("keep_aspect_ratio: expected False for training (batches need one image size), found True")
@@ -335,7 +329,7 @@ def build_step(
         synchronise_normalisation,
     )
     from src.training.saved_run import restore
-    from src.training.step import TrainStep
+    from src.training.step import EQUAL, EXACT, UPPER_BOUND, TrainStep
     from src.weights.checkpoint import build_network
 
     net, said = build_network(weights, config.network, "model_weights")
@@ -347,6 +341,9 @@ def build_step(
         synchronise_normalisation(net, device.target, device.world)
     apply_precision(net, precision)
     net.set_train(True)
+    weighting = EQUAL
+    if config.mixing == "multi_objective":
+        weighting = UPPER_BOUND if config.upper_bound else EXACT
     step = TrainStep(
         net,
         create_loss(config.loss, config.loss_alpha, config.loss_scales, config.loss_trim),
@@ -356,7 +353,7 @@ def build_step(
         create_scaler(precision, config.loss_scale, config.loss_scale_window),
         config.accumulate_steps,
         sets,
-        WEIGHTINGS[config.mixing, config.upper_bound],
+        weighting,
     )
     if saved:
         restore(step, saved, course)

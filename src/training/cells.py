@@ -241,17 +241,14 @@ class PartByPart:
         begin: See ``Begin``.
         update: See ``Update``.
         optimizer: Of the step.
-        sets: Number of sets.
         parts: Number of parts.
     """
 
-    def __init__(
-        self, network: NetworkWithLoss, begin: Begin, update: Update, optimizer: nn.Optimizer, sets: int, parts: int
-    ):
+    def __init__(self, network: NetworkWithLoss, begin: Begin, update: Update, optimizer: nn.Optimizer, parts: int):
         sums = optimizer.parameters.clone(prefix="sum", init="zeros")
         self._begin, self._parts = begin, parts
         self._part, self._finish = _Part(network, optimizer.parameters, sums), _Finish(update, sums)
-        self._nothing = ms.Tensor(np.zeros(sets + 1, np.float32))
+        self._nothing = ms.Tensor(np.zeros(begin.sets + 1, np.float32))
 
     def __call__(
         self, image: ms.Tensor, target: ms.Tensor, mask: ms.Tensor, notes: ms.Tensor, weights: ms.Tensor

@@ -104,7 +104,25 @@ def _weighted_sum_of(weights, *tensors):
     return total
 
 
-class _Gram(nn.Cell):
+class _OnSums(nn.Cell):
+    """Works on the gradients of all sets.
+
+    Args:
+        sums: The gradients of each set.
+    """
+
+    def __init__(self, sums: Sequence[ms.ParameterTuple]):
+        super().__init__(auto_prefix=False)
+        # In one tuple, as a graph from the compile cache finds parameters on the cell alone.
+        self.sums, self.sets, self.count = ms.ParameterTuple(sum(map(tuple, sums), ())), len(sums), len(sums[0])
+        self.each = ops.HyperMap()
+
+    def of_set(self, number):
+        """Returns the gradients of a set."""
+        return self.sums[number * self.count : (number + 1) * self.count]
+
+
+class _Gram(_OnSums):
     """() -> (sets, sets), the products of the sets' gradients; averages them over the processes before.
 
     Args:
@@ -113,19 +131,17 @@ class _Gram(nn.Cell):
     """
 
     def __init__(self, sums: Sequence[ms.ParameterTuple], average: nn.Cell):
-        super().__init__(auto_prefix=False)
-        self.sums, self.sets, self.average = ms.ParameterTuple(sum(map(tuple, sums), ())), len(sums), average
-        self.count = len(sums[0])
+        super().__init__(sums)
+        self.average = average
         self.is_local = isinstance(average, nn.Identity)
         self.sum = nn.Identity() if self.is_local else ops.AllReduce(ops.ReduceOp.SUM)
-        self.each = ops.HyperMap()
         # The CPU has no fast sum but a fast product; other devices may form products in half precision.
         self.products_of = _products_on_cpu_of if is_device_the_host() else _products_of
 
     def construct(self):
         gradients = ()
         for number in range(self.sets):
-            mine = self.sums[number * self.count : (number + 1) * self.count]
+            mine = self.of_set(number)
             if not self.is_local:
                 mean = self.average(mine)
                 mine = ops.depend(mean, self.each(assign_tensor, mine, mean))
@@ -134,22 +150,20 @@ class _Gram(nn.Cell):
         return self.sum(ops.addn(self.each(self.products_of, *gradients)))
 
 
-class _FinishWeighted(nn.Cell):
+class _FinishWeighted(_OnSums):
     """(told, notes, weights) -> what ``TrainStep`` tells: updates the network by the weighted mean of ``sums``.
 
     The sums of all sets are 0 afterwards.
     """
 
     def __init__(self, update: Update, sums: Sequence[ms.ParameterTuple]):
-        super().__init__(auto_prefix=False)
-        self.update, self.sums, self.sets = update, ms.ParameterTuple(sum(map(tuple, sums), ())), len(sums)
-        self.count = len(sums[0])
-        self.each = ops.HyperMap()
+        super().__init__(sums)
+        self.update = update
 
     def construct(self, told, notes, weights):
         gradients = ()
         for number in range(self.sets):
-            gradients += (self.sums[number * self.count : (number + 1) * self.count],)
+            gradients += (self.of_set(number),)
         gradients = self.each(ops.partial(_weighted_sum_of, weights), *gradients)
         told = self.update(told, gradients, notes, weights)
         return ops.depend(told, self.each(zero_tensor, self.sums))
@@ -167,8 +181,6 @@ class ExactDescent:
         update: See ``Update``, with gradients that are averaged over the processes already.
         optimizer: Of the step.
         statistics: Of batch normalisation.
-        sets: Number of sets.
-        world: Number of processes.
         parts: The batch goes through the network in so many parts.
     """
 
@@ -179,15 +191,14 @@ class ExactDescent:
         update: Update,
         optimizer: nn.Optimizer,
         statistics: Sequence[ms.Parameter],
-        sets: int,
-        world: int,
         parts: int,
     ):
+        sets = begin.sets
         self._begin, self._parts = begin, parts
         self._gradients = _GradientsOfSet(network, optimizer.parameters, statistics)
         sums = [optimizer.parameters.clone(prefix=f"sum{number}", init="zeros") for number in range(sets)]
         self._add = [_AddTo(mine) for mine in sums]
-        self._gram, self._finish = _Gram(sums, averaging(optimizer, world)), _FinishWeighted(update, sums)
+        self._gram, self._finish = _Gram(sums, averaging(optimizer, begin.world)), _FinishWeighted(update, sums)
         self._chosen = [ms.Tensor(row) for row in np.eye(sets, dtype=np.float32)]
         self._is_first = [ms.Tensor(number == 0) for number in range(sets)]
         self._nothing = ms.Tensor(np.zeros(sets + 1, np.float32))
@@ -260,8 +271,6 @@ class UpperBoundDescent:
         begin: See ``Begin``.
         step: The step with given weights.
         statistics: Of batch normalisation.
-        sets: Number of sets.
-        world: Number of processes.
         parts: The batch goes through the network in so many parts.
     """
 
@@ -271,14 +280,12 @@ class UpperBoundDescent:
         begin: Begin,
         step: Union[WholeStep, PartByPart],
         statistics: Sequence[ms.Parameter],
-        sets: int,
-        world: int,
         parts: int,
     ):
         self._begin, self._step, self._parts = begin, step, parts
-        self._squares = _SquaresOnFeatures(network.net, network.loss, network.scaler, statistics, sets)
-        self._sum = None if world == 1 else ops.AllReduce(ops.ReduceOp.SUM)
-        self._nothing = ms.Tensor(np.zeros(sets, np.float32))
+        self._squares = _SquaresOnFeatures(network.net, network.loss, network.scaler, statistics, begin.sets)
+        self._sum = None if begin.world == 1 else ops.AllReduce(ops.ReduceOp.SUM)
+        self._nothing = ms.Tensor(np.zeros(begin.sets, np.float32))
 
     def __call__(self, image: ms.Tensor, target: ms.Tensor, mask: ms.Tensor, notes: ms.Tensor) -> ms.Tensor:
         """Does a step."""

@@ -72,14 +72,14 @@ class TrainStep:
         is_averaged = weighting == EXACT
         update = Update(optimizer, grad_clip_norm, sets, world, scaler, statistics if noted else [], noted, is_averaged)
         if weighting == EXACT:
-            self._step = ExactDescent(network, begin, update, optimizer, statistics, sets, world, parts)
+            self._step = ExactDescent(network, begin, update, optimizer, statistics, parts)
             return
         if parts == 1:
             step = WholeStep(network, begin, update, optimizer.parameters)
         else:
-            step = PartByPart(network, begin, update, optimizer, sets, parts)
+            step = PartByPart(network, begin, update, optimizer, parts)
         if weighting == UPPER_BOUND:
-            self._step = UpperBoundDescent(network, begin, step, statistics, sets, world, parts)
+            self._step = UpperBoundDescent(network, begin, step, statistics, parts)
         else:
             weights = ms.Tensor([1 / sets] * sets, ms.float32)
             self._step = lambda *batch: step(*batch, weights)
